@@ -1,0 +1,63 @@
+//! The closed set of things that can go wrong, each naming its file, line or field.
+//!
+//! The enum does not know HTTP: `http/error.rs` holds the only table from variant to status.
+//! Messages are lowercase, without a full stop, and end in a `hint:` where there is a remedy.
+
+use std::path::{Path, PathBuf};
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused a file.
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    /// A file was read but what it holds is wrong; the message names the tensor, key or value.
+    #[error("{}: {message}", path.display())]
+    File { path: PathBuf, message: String },
+    /// A line (counted from 1) of a JSONL file, or a row of a Parquet file, is wrong.
+    #[error("{}:{line}: {message}", path.display())]
+    Line { path: PathBuf, line: usize, message: String },
+    /// A field of a request or item is missing or invalid.
+    #[error("{field}: {message}")]
+    Field { field: String, message: String },
+    /// More tokens than the model, or the limit given, allows.
+    #[error("input has {tokens} tokens, more than the limit of {limit} (hint: set `truncation`)")]
+    TooLong { tokens: usize, limit: usize },
+    /// A command-line value is wrong, or two do not go together.
+    #[error("{0}")]
+    Usage(String),
+    /// No model is served under this name.
+    #[error("unknown model: {0}")]
+    UnknownModel(String),
+    /// The queue is full.
+    #[error("overloaded: the queue is full (hint: retry later)")]
+    Overloaded,
+    /// The service is starting or shutting down.
+    #[error("not ready")]
+    NotReady,
+    /// The request's time ran out before it was scored.
+    #[error("deadline exceeded")]
+    Deadline,
+    /// A score or a loss came out as NaN or infinite.
+    #[error("not a finite number: {0}")]
+    NotFinite(String),
+    /// A tensor operation failed; internal, never shown to a client.
+    #[error("compute: {0}")]
+    Compute(#[from] candle_core::Error),
+}
+
+impl Error {
+    pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Io { path, source }
+    }
+
+    pub fn file(path: impl AsRef<Path>, message: impl std::fmt::Display) -> Self {
+        Self::File { path: path.as_ref().to_path_buf(), message: message.to_string() }
+    }
+
+    pub fn field(field: impl Into<String>, message: impl std::fmt::Display) -> Self {
+        Self::Field { field: field.into(), message: message.to_string() }
+    }
+}

@@ -1,0 +1,2 @@
+//! The reward model.
+pub mod site;
