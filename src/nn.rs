@@ -1,1 +1,19 @@
-//! nn
+//! Forward and backward of each layer, side by side.
+//!
+//! Letters: N tokens of the packed batch, C hidden size, H heads, G key/value heads, R = H / G, D head size,
+//! T tokens of one segment, S keys that they see, F width of the MLP.
+//!
+//! Every `*_backward` takes what its forward took, plus the gradient of its output, and returns gradients in the same
+//! order; `d` + name is the gradient of `name`. Nothing here uses candle's autograd, whose fused operations drop gradients
+//! and whose matmul computes the frozen weight's gradient too. All functions work in f32 (serving) and f64 (tests) and
+//! on any candle device; a fused backend replaces functions of this module one at a time.
+
+pub mod attention;
+pub mod linear;
+pub mod mlp;
+pub mod norm;
+pub mod pack;
+pub mod rope;
+
+#[cfg(test)]
+pub(crate) mod check;

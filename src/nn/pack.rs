@@ -1,0 +1,119 @@
+//! Packed sequences: the tokens of a batch side by side, without padding.
+//!
+//! A *segment* is a run of tokens that attend to each other causally, and to the whole of their parent segment where they
+//! have one: two answers to one prompt are two children of the prompt's segment, which is then computed once. A *group* is
+//! a run of segments whose parameter gradients belong together: one sequence, or one pair.
+
+use crate::text::TokenSeq;
+use std::ops::Range;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    pub tokens: Range<usize>,
+    /// Tokens of the parent, which end before this segment begins.
+    pub parent: Option<Range<usize>>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Packed {
+    pub ids: Vec<u32>,
+    /// Position of each token in its own sequence.
+    pub positions: Vec<u32>,
+    pub segments: Vec<Segment>,
+    /// For each reward the index of the token that it reads.
+    pub pooled: Vec<usize>,
+    /// For each group its tokens.
+    pub groups: Vec<Range<usize>>,
+}
+
+impl Packed {
+    /// Packs independent sequences: a group and a reward for each.
+    pub fn sequences<'a>(sequences: impl IntoIterator<Item = &'a TokenSeq>) -> Self {
+        let mut packed = Self::default();
+        for sequence in sequences {
+            let tokens = packed.segment(live(sequence), None);
+            packed.pooled.push(tokens.end - 1);
+            packed.groups.push(tokens);
+        }
+        packed
+    }
+
+    /// Packs pairs: a group for each, two rewards for each (chosen, rejected), their common prefix once.
+    pub fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a TokenSeq, &'a TokenSeq)>) -> Self {
+        let mut packed = Self::default();
+        for (chosen, rejected) in pairs {
+            let shared = shared_prefix(chosen, rejected);
+            let start = packed.ids.len();
+            let prefix = (shared > 0).then(|| packed.segment(&chosen.ids[..shared], None));
+            for side in [chosen, rejected] {
+                let tokens = packed.segment(&live(side)[shared..], prefix.clone());
+                packed.pooled.push(tokens.end - 1);
+            }
+            packed.groups.push(start..packed.ids.len());
+        }
+        packed
+    }
+
+    /// Tokens that the forward computes.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn segment(&mut self, ids: &[u32], parent: Option<Range<usize>>) -> Range<usize> {
+        let tokens = self.ids.len()..self.ids.len() + ids.len();
+        let first = parent.as_ref().map_or(0, |p| p.len());
+        self.ids.extend_from_slice(ids);
+        self.positions.extend((first..first + ids.len()).map(|p| p as u32));
+        self.segments.push(Segment { tokens: tokens.clone(), parent });
+        tokens
+    }
+}
+
+/// Tokens of a pair once its common prefix is counted once.
+pub fn pair_tokens(chosen: &TokenSeq, rejected: &TokenSeq) -> usize {
+    live(chosen).len() + live(rejected).len() - shared_prefix(chosen, rejected)
+}
+
+/// What the reward can depend on: nothing after the pooled token.
+fn live(sequence: &TokenSeq) -> &[u32] {
+    &sequence.ids[..=sequence.pooled]
+}
+
+/// Tokens that two sequences share at their start, leaving each at least its pooled token.
+fn shared_prefix(a: &TokenSeq, b: &TokenSeq) -> usize {
+    let equal = a.ids.iter().zip(&b.ids).take_while(|(x, y)| x == y).count();
+    equal.min(a.pooled).min(b.pooled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sequence(ids: &[u32]) -> TokenSeq {
+        TokenSeq { ids: ids.to_vec(), pooled: ids.len() - 1, truncated: false }
+    }
+
+    #[test]
+    fn shares_the_prefix_of_a_pair_and_restarts_positions() {
+        let packed = Packed::pairs([(&sequence(&[1, 2, 3, 4]), &sequence(&[1, 2, 9]))]);
+        assert_eq!(packed.ids, [1, 2, 3, 4, 9]);
+        assert_eq!(packed.positions, [0, 1, 2, 3, 2]);
+        assert_eq!(packed.pooled, [3, 4]);
+        assert_eq!(packed.groups, [0..5]);
+        assert_eq!(packed.segments[2], Segment { tokens: 4..5, parent: Some(0..2) });
+    }
+
+    #[test]
+    fn equal_sequences_keep_a_pooled_token_each() {
+        let s = sequence(&[5, 6]);
+        let packed = Packed::pairs([(&s, &s)]);
+        assert_eq!(packed.ids, [5, 6, 6]);
+        assert_eq!(packed.tokens(), pair_tokens(&s, &s));
+    }
+
+    #[test]
+    fn drops_the_padding_after_the_pooled_token() {
+        let padded = TokenSeq { ids: vec![4, 5, 0, 0], pooled: 1, truncated: false };
+        assert_eq!(Packed::sequences([&padded]).ids, [4, 5]);
+    }
+}
