@@ -28,6 +28,7 @@ pub use truncate::{Limit, Truncation};
 /// Token ids ready for the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenSeq {
+    /// At least one token id.
     pub ids: Vec<u32>,
     /// Index of the token whose hidden state the reward head reads.
     pub pooled: usize,

@@ -104,8 +104,7 @@ mod tests {
         // Tokens 2, 3 and 4 are the bytes of one character at 2..5.
         let pieces = pieces(&[(0, 1), (1, 2), (2, 5), (2, 5), (2, 5), (5, 6)]);
         for (length, want) in [(5, vec![0, 1, 2, 3, 4]), (4, vec![0, 1]), (3, vec![0, 1]), (1, vec![0])] {
-            let pieces = &pieces[..];
-            assert_eq!(limit(length).cut_within(pieces, 1..6).unwrap(), want, "{length}");
+            assert_eq!(limit(length).cut_within(&pieces, 1..6).unwrap(), want, "{length}");
         }
     }
 
