@@ -309,6 +309,18 @@ mod tests {
         );
     }
 
+    /// The embedded vocabulary has no merge of two digits, so it cannot show that digits are split.
+    #[test]
+    fn digits_stand_alone_whatever_the_merges_say() {
+        let strings =
+            |texts: &[&str]| Some(Value::Array(texts.iter().map(|t| Value::String((*t).into())).collect()));
+        let text = small(&[
+            ("tokenizer.ggml.tokens", strings(&["<s>", "1", "a", "11", "</s>"])),
+            ("tokenizer.ggml.merges", strings(&["1 1"])),
+        ]);
+        assert_eq!(text.unwrap().tokenizer.ids("11a1", Surround::Nothing).unwrap(), [1, 1, 2, 1]);
+    }
+
     #[test]
     fn what_is_not_supported_is_refused_by_name() {
         let string = |text: &str| Some(Value::String(text.into()));
