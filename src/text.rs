@@ -1,11 +1,320 @@
-//! Items become token sequences.
+//! Items become token sequences: template, tokenizer, truncation, and the position that is pooled.
+//!
+//! [`Encoder`] does it all. A conversation (or a prompt and its response, where there is a template) is
+//! rendered and tokenised as it stands, since the template brings its special tokens; without a template
+//! prompt and response are concatenated, surrounded by the tokenizer's special tokens, and end in EOS. The
+//! reward is read at the rightmost token that is not padding, as Hugging Face's
+//! `*ForSequenceClassification` does.
+
+use std::{borrow::Cow, ops::Range, path::Path};
+
+use candle_core::quantized::gguf_file;
+
+use crate::{
+    Error, Result,
+    item::{Input, Message},
+};
+
+mod folder;
+mod gguf;
+mod template;
+mod tokenizer;
+mod truncate;
+
+use template::Template;
+use tokenizer::{Surround, Tokenizer};
+pub use truncate::{Limit, Truncation};
 
 /// Token ids ready for the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenSeq {
+    /// At least one token id.
     pub ids: Vec<u32>,
     /// Index of the token whose hidden state the reward head reads.
     pub pooled: usize,
     /// Whether tokens were cut to fit the limit.
     pub truncated: bool,
+}
+
+/// Turns inputs into token sequences for one model; shared between threads in an `Arc`.
+#[derive(Debug)]
+pub struct Encoder {
+    tokenizer: Tokenizer,
+    template: Option<Template>,
+    pad_token_id: Option<u32>,
+    vocabulary: Option<usize>,
+}
+
+/// An input as the tokenizer takes it.
+struct Rendered<'a> {
+    text: Cow<'a, str>,
+    surround: Surround,
+}
+
+impl Encoder {
+    /// Reads tokenizer and chat template from a checkpoint folder; `pad_token_id` is that of its
+    /// `config.json`.
+    pub fn from_folder(dir: &Path, pad_token_id: Option<u32>) -> Result<Self> {
+        let (tokenizer, template) = folder::read(dir)?;
+        Ok(Self { tokenizer, template, pad_token_id, vocabulary: None })
+    }
+
+    /// Builds tokenizer and chat template from the metadata of the GGUF file `path`.
+    pub fn from_gguf(path: &Path, content: &gguf_file::Content) -> Result<Self> {
+        let gguf::Text { tokenizer, template, pad_token_id } = gguf::read(path, content)?;
+        Ok(Self { tokenizer, template, pad_token_id, vocabulary: None })
+    }
+
+    /// Sets the number of rows of the model's embedding: a token id past it becomes an error that names it.
+    pub fn with_vocabulary(self, rows: usize) -> Self {
+        Self { vocabulary: Some(rows), ..self }
+    }
+
+    /// Returns the SHA-256 of the chat template, in hexadecimal.
+    pub fn template_sha256(&self) -> Option<String> {
+        self.template.as_ref().map(|template| template.sha256().to_owned())
+    }
+
+    /// Encodes one input; what does not fit the limit is cut as it says, or refused.
+    pub fn encode(&self, input: &Input, limit: &Limit) -> Result<TokenSeq> {
+        let (mut ids, rendered) = match input {
+            Input::Ids(ids) => (ids.clone(), None),
+            _ => {
+                let rendered = self.render(input)?;
+                (self.tokenizer.ids(&rendered.text, rendered.surround)?, Some(rendered))
+            }
+        };
+        let tokens = ids.len();
+        if tokens > limit.max_length {
+            match (limit.truncation, &rendered) {
+                (None, _) => return Err(Error::TooLong { tokens, limit: limit.max_length }),
+                (Some(Truncation::Left), _) => limit.cut_left(&mut ids),
+                (Some(Truncation::Right), _) => limit.cut_right(&mut ids),
+                (Some(Truncation::KeepSuffix), Some(rendered)) => {
+                    let text = self.last_text(input, rendered)?;
+                    let pieces = self.tokenizer.pieces(&rendered.text, rendered.surround)?;
+                    ids = limit.cut_within(&pieces, text)?;
+                }
+                (Some(Truncation::KeepSuffix), None) => return Err(no_last_message()),
+            }
+        }
+        self.check_ids(&ids, input)?;
+        let pooled = pooled(&ids, self.pad_token_id);
+        Ok(TokenSeq { truncated: ids.len() < tokens, ids, pooled })
+    }
+
+    /// Makes the text of an input that is not token ids already.
+    fn render<'a>(&self, input: &'a Input) -> Result<Rendered<'a>> {
+        let templated = |text| Rendered { text, surround: Surround::Nothing };
+        match (input, &self.template) {
+            (Input::Text(text), _) => Ok(templated(Cow::Borrowed(text))),
+            (Input::Messages(messages), Some(template)) => {
+                template.render(messages).map(|text| templated(Cow::Owned(text)))
+            }
+            (Input::Messages(_), None) => Err(Error::field(
+                "messages",
+                "the model has no chat template (hint: give `prompt` and `response` as strings, or `text`)",
+            )),
+            (Input::Pair { prompt, response }, Some(template)) => {
+                template.render(&conversation(prompt, response)).map(|text| templated(Cow::Owned(text)))
+            }
+            (Input::Pair { prompt, response }, None) => {
+                let mut text = format!("{prompt}{response}");
+                let eos = self.tokenizer.eos().filter(|eos| !text.ends_with(eos));
+                text.push_str(eos.unwrap_or_default());
+                Ok(Rendered { text: Cow::Owned(text), surround: Surround::SpecialTokens })
+            }
+            (Input::Ids(_), _) => Err(Error::field("input_ids", "has no text")),
+        }
+    }
+
+    /// Finds the bytes of the last message's text, which `keep-suffix` cuts.
+    fn last_text(&self, input: &Input, rendered: &Rendered) -> Result<Range<usize>> {
+        match (input, &self.template) {
+            (Input::Messages(messages), Some(template)) => template.last_text(messages, &rendered.text),
+            (Input::Pair { prompt, response }, Some(template)) => {
+                template.last_text(&conversation(prompt, response), &rendered.text)
+            }
+            (Input::Pair { prompt, .. }, None) => {
+                let text = &rendered.text[prompt.len()..];
+                let eos = self.tokenizer.eos().unwrap_or_default();
+                Ok(prompt.len()..prompt.len() + text.strip_suffix(eos).unwrap_or(text).len())
+            }
+            _ => Err(no_last_message()),
+        }
+    }
+
+    /// Refuses a sequence without tokens, or with one that the model has no embedding for.
+    fn check_ids(&self, ids: &[u32], input: &Input) -> Result<()> {
+        let field = match input {
+            Input::Pair { .. } => "response",
+            Input::Messages(_) => "messages",
+            Input::Text(_) => "text",
+            Input::Ids(_) => "input_ids",
+        };
+        if ids.is_empty() {
+            return Err(Error::field(field, "no token at all"));
+        }
+        let rows = self.vocabulary.unwrap_or(usize::MAX);
+        match ids.iter().find(|id| **id as usize >= rows) {
+            Some(id) => Err(Error::field(field, format!("token {id} is not in the vocabulary of {rows}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn conversation(prompt: &str, response: &str) -> [Message; 2] {
+    [Message::new("user", prompt), Message::new("assistant", response)]
+}
+
+fn no_last_message() -> Error {
+    Error::field(
+        "truncation",
+        "`keep-suffix` needs `messages` or `prompt` and `response` (hint: use `left` or `right`)",
+    )
+}
+
+/// The rightmost token that is not padding; the first if all are, the last if the model has no pad token.
+fn pooled(ids: &[u32], pad_token_id: Option<u32>) -> usize {
+    match pad_token_id {
+        Some(pad) => ids.iter().rposition(|id| *id != pad).unwrap_or(0),
+        None => ids.len().saturating_sub(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A vocabulary of words: ids 0 to 7 as listed.
+    const WORDS: [&str; 8] = ["<s>", "</s>", "<pad>", "u:", "a:", "x", "y", "z"];
+
+    fn encoder(config: &str, pad_token_id: Option<u32>) -> Encoder {
+        let folder = tempfile::tempdir().unwrap();
+        let vocabulary: serde_json::Map<_, _> =
+            WORDS.iter().zip(0..).map(|(word, id)| ((*word).to_owned(), id.into())).collect();
+        let tokenizer = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "x"},
+        });
+        std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        std::fs::write(folder.path().join("tokenizer_config.json"), config).unwrap();
+        Encoder::from_folder(folder.path(), pad_token_id).unwrap()
+    }
+
+    fn plain() -> Encoder {
+        encoder(r#"{"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": true}"#, None)
+    }
+
+    fn chat() -> Encoder {
+        let template = "<s>{% for m in messages %} {{ m.role[0] }}: {{ m.content | trim }} </s>{% endfor %}";
+        let config = serde_json::json!({
+            "chat_template": template, "bos_token": "<s>", "eos_token": "</s>", "add_bos_token": true
+        });
+        encoder(&config.to_string(), Some(1))
+    }
+
+    fn pair(prompt: &str, response: &str) -> Input {
+        Input::Pair { prompt: prompt.into(), response: response.into() }
+    }
+
+    fn limit(max_length: usize, truncation: Option<Truncation>) -> Limit {
+        Limit { max_length, truncation }
+    }
+
+    const WIDE: Limit = Limit { max_length: 100, truncation: None };
+
+    #[test]
+    fn without_a_template_text_is_surrounded_and_ends_in_eos_once() {
+        let encoder = plain();
+        assert_eq!(encoder.encode(&pair("x ", "y"), &WIDE).unwrap().ids, [0, 5, 6, 1]);
+        assert_eq!(encoder.encode(&pair("x ", "y</s>"), &WIDE).unwrap().ids, [0, 5, 6, 1]);
+        assert_eq!(encoder.encode(&Input::Text("x y".into()), &WIDE).unwrap().ids, [5, 6]);
+        let messages = Input::Messages(vec![Message::new("user", "x")]);
+        let message = encoder.encode(&messages, &WIDE).unwrap_err().to_string();
+        assert!(message.starts_with("messages: the model has no chat template"), "{message}");
+        assert_eq!(encoder.template_sha256(), None);
+    }
+
+    #[test]
+    fn with_a_template_strings_are_messages() {
+        let encoder = chat();
+        let messages = Input::Messages(conversation("x", " y z ").to_vec());
+        let ids = encoder.encode(&messages, &WIDE).unwrap().ids;
+        assert_eq!(ids, [0, 3, 5, 1, 4, 6, 7, 1]);
+        assert_eq!(encoder.encode(&pair("x", "y z"), &WIDE).unwrap().ids, ids);
+        assert_eq!(encoder.template_sha256().unwrap().len(), 64);
+    }
+
+    #[test]
+    fn the_rightmost_token_that_is_not_padding_is_pooled() {
+        let table: [(&[u32], Option<u32>, usize); 5] = [
+            (&[5, 6, 2, 2], Some(2), 1),
+            (&[2, 2], Some(2), 0),
+            (&[5, 2, 6], Some(2), 2),
+            (&[5, 2], None, 1),
+            (&[5], None, 0),
+        ];
+        for (ids, pad, want) in table {
+            assert_eq!(pooled(ids, pad), want, "{ids:?}");
+        }
+        // Padding is EOS, as in many models: the end of the answer is pooled.
+        assert_eq!(chat().encode(&pair("x", "y z"), &WIDE).unwrap().pooled, 6);
+    }
+
+    #[test]
+    fn truncation_cuts_where_it_says() {
+        use Truncation::{KeepSuffix, Left, Right};
+        let (input, text) = (pair("x", "y z y z"), Input::Text("x y z x y z x y z x".into()));
+        let whole = [0, 3, 5, 1, 4, 6, 7, 6, 7, 1];
+        let table: [(Truncation, usize, &[u32]); 5] = [
+            (Left, 8, &whole[2..]),
+            (Right, 8, &whole[..8]),
+            (KeepSuffix, 8, &[0, 3, 5, 1, 4, 6, 7, 1]),
+            (KeepSuffix, 6, &[0, 3, 5, 1, 4, 1]),
+            (KeepSuffix, 10, &whole),
+        ];
+        for (truncation, length, want) in table {
+            let cut = chat().encode(&input, &limit(length, Some(truncation))).unwrap();
+            assert_eq!((&cut.ids[..], cut.truncated), (want, length < 10), "{truncation:?} {length}");
+        }
+        let cut = plain().encode(&pair("x ", "y z y"), &limit(4, Some(KeepSuffix))).unwrap();
+        assert_eq!(cut.ids, [0, 5, 6, 1]);
+        for (input, want) in [(&input, "5"), (&text, "`keep-suffix` needs")] {
+            let message = chat().encode(input, &limit(5, Some(KeepSuffix))).unwrap_err().to_string();
+            assert!(message.starts_with("truncation: ") && message.contains(want), "{message}");
+        }
+    }
+
+    #[test]
+    fn too_long_says_both_numbers() {
+        let message = chat().encode(&pair("x", "y z y z"), &limit(9, None)).unwrap_err().to_string();
+        assert!(message.contains("10 tokens") && message.contains("limit of 9"), "{message}");
+    }
+
+    #[test]
+    fn no_token_and_foreign_tokens_name_the_field() {
+        let table = [
+            (Input::Text("  ".into()), "text: no token at all"),
+            (Input::Ids(vec![5, 8]), "input_ids: token 8 is not in the vocabulary of 8"),
+        ];
+        let encoder = plain().with_vocabulary(8);
+        for (input, want) in table {
+            assert_eq!(encoder.encode(&input, &WIDE).unwrap_err().to_string(), want);
+        }
+        assert_eq!(encoder.encode(&Input::Ids(vec![7, 0]), &WIDE).unwrap().ids, [7, 0]);
+    }
+
+    #[test]
+    fn truncation_has_the_names_of_the_interface() {
+        for (name, want) in [
+            ("left", Truncation::Left),
+            ("right", Truncation::Right),
+            ("keep-suffix", Truncation::KeepSuffix),
+        ] {
+            assert_eq!(serde_json::from_value::<Truncation>(name.into()).unwrap(), want);
+            assert_eq!(<Truncation as clap::ValueEnum>::from_str(name, false), Ok(want));
+        }
+    }
 }
