@@ -47,7 +47,8 @@ def trained(binary, workdir):
 
 
 def rewards_of_binary(binary, workdir):
-    lines = run(binary, "score", "--model", os.path.join(workdir, "base"), "--adapter", os.path.join(workdir, "trained"),
+    base, adapter = os.path.join(workdir, "base"), os.path.join(workdir, "trained")
+    lines = run(binary, "score", "--model", base, "--adapter", adapter,
                 "--input", os.path.join(workdir, "inputs.jsonl"), "--output", "-")
     return {record["id"]: record["mean"] for record in map(json.loads, lines.splitlines())}
 
