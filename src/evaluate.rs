@@ -28,7 +28,15 @@ impl PairMeasures {
             return None;
         }
         let count = pairs as f64;
-        let right = |d: &f64| if *d > 0.0 { 1.0 } else if *d == 0.0 { 0.5 } else { 0.0 };
+        let right = |d: &f64| {
+            if *d > 0.0 {
+                1.0
+            } else if *d == 0.0 {
+                0.5
+            } else {
+                0.0
+            }
+        };
         let accuracy = differences.iter().map(right).sum::<f64>() / count;
         let nll = differences.iter().map(|d| softplus(-d)).sum::<f64>() / count;
         Some(Self { pairs, accuracy, interval: wilson(accuracy, count), nll, ece: ece(differences) })

@@ -72,7 +72,10 @@ impl RewardModel {
         let head = adapter.and_then(|adapter| adapter.head.as_ref());
         let Some(used) = head.or(base.head()) else {
             let hint = "hint: give an adapter that saves `score`, or train one";
-            return Err(Error::Usage(format!("no reward head: neither `{}` nor an adapter has `score` ({hint})", base.name)));
+            return Err(Error::Usage(format!(
+                "no reward head: neither `{}` nor an adapter has `score` ({hint})",
+                base.name
+            )));
         };
         let place = |t: &Tensor| t.to_dtype(dtype)?.to_device(device);
         let tensor = |name: String| match base.tensors.get(&name) {
@@ -157,8 +160,15 @@ impl RewardModel {
 
     /// Walks back from `sum_i cotangents[i] * reward[i]` and shows every trainable matrix to `sink`, the head first,
     /// then layer by layer from the top.
-    pub fn backward(&self, packed: &Packed, trace: &Trace, cotangents: &[f64], sink: &mut dyn Sink) -> Result<()> {
-        let cotangents = Tensor::from_slice(cotangents, (cotangents.len(), 1), &self.device)?.to_dtype(self.dtype)?;
+    pub fn backward(
+        &self,
+        packed: &Packed,
+        trace: &Trace,
+        cotangents: &[f64],
+        sink: &mut dyn Sink,
+    ) -> Result<()> {
+        let cotangents =
+            Tensor::from_slice(cotangents, (cotangents.len(), 1), &self.device)?.to_dtype(self.dtype)?;
         let eps = self.config.rms_norm_eps;
         if self.head_trainable {
             sink.head(&rms_norm(&trace.last, &self.norm, eps)?, &cotangents)?;
@@ -251,7 +261,8 @@ impl RewardModel {
     /// Last norm and head: (M, C) -> M rewards, all finite.
     fn read_out(&self, last: &Tensor) -> Result<Vec<f64>> {
         let hidden = rms_norm(last, &self.norm, self.config.rms_norm_eps)?;
-        let rewards: Vec<f64> = hidden.matmul(&self.head.t()?)?.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?;
+        let rewards: Vec<f64> =
+            hidden.matmul(&self.head.t()?)?.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?;
         match rewards.iter().position(|r| !r.is_finite()) {
             Some(i) => Err(Error::NotFinite(format!("reward {i} of the batch"))),
             None => Ok(rewards),

@@ -120,7 +120,8 @@ fn add(sums: &mut BTreeMap<String, Tensor>, more: BTreeMap<String, Tensor>) -> R
 fn norm(gradients: &BTreeMap<String, Tensor>) -> Result<f64> {
     let mut squares = 0.0;
     for gradient in gradients.values() {
-        squares += f64::from(gradient.sqr()?.sum_all()?.to_dtype(candle_core::DType::F32)?.to_scalar::<f32>()?);
+        squares +=
+            f64::from(gradient.sqr()?.sum_all()?.to_dtype(candle_core::DType::F32)?.to_scalar::<f32>()?);
     }
     Ok(squares.sqrt())
 }

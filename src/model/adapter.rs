@@ -76,12 +76,12 @@ impl Adapter {
             }
         };
         let mut lora = BTreeMap::new();
-        for site in sites {
+        for (site, rank, scale) in sites {
             let (d_out, d_in) = site.projection.shape(base);
-            let a = take(&site.block(Factor::A), [spec.rank, d_in]);
-            let b = take(&site.block(Factor::B), [d_out, spec.rank]);
+            let a = take(&site.block(Factor::A), [rank, d_in]);
+            let b = take(&site.block(Factor::B), [d_out, rank]);
             if let (Some(a), Some(b)) = (a, b) {
-                lora.insert(site, Lora { a, b, scale: spec.scale() });
+                lora.insert(site, Lora { a, b, scale });
             }
         }
         let head = if head { take(HEAD, [1, base.hidden_size]) } else { None };
@@ -96,7 +96,9 @@ impl Adapter {
     pub fn init(spec: LoraSpec, base: &Config, seed: u64) -> Result<Self> {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
         let mut lora = BTreeMap::new();
-        for site in (0..base.layers).flat_map(|layer| Projection::ALL.map(|projection| Site { layer, projection })) {
+        for site in
+            (0..base.layers).flat_map(|layer| Projection::ALL.map(|projection| Site { layer, projection }))
+        {
             if !spec.targets.contains(&site.projection) {
                 continue;
             }
@@ -116,7 +118,8 @@ impl Adapter {
     pub fn save(&self, folder: &Path, base: &str) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        let tensors = self.blocks().into_iter().map(|(name, tensor)| (format!("{name}.weight"), tensor)).collect();
+        let tensors =
+            self.blocks().into_iter().map(|(name, tensor)| (format!("{name}.weight"), tensor)).collect();
         tensors::write(&folder.join(WEIGHTS), &tensors, metadata)?;
         tensors::replace(&folder.join(CONFIG), peft::render(self, base).as_bytes())
     }

@@ -125,7 +125,9 @@ impl Rope {
         };
         let all = [factor, low_freq_factor, high_freq_factor, original_max_position_embeddings];
         if all.iter().any(|x| !(x.is_finite() && **x > 0.0)) || low_freq_factor >= high_freq_factor {
-            return Err("rope_parameters: llama3 needs positive numbers, low_freq_factor < high_freq_factor".into());
+            return Err(
+                "rope_parameters: llama3 needs positive numbers, low_freq_factor < high_freq_factor".into()
+            );
         }
         Ok(())
     }
@@ -142,7 +144,8 @@ impl Rope {
 
 impl Scaling {
     fn apply(&self, frequency: f64) -> f64 {
-        let Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } = self
+        let Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } =
+            self
         else {
             return frequency;
         };

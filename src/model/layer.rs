@@ -82,7 +82,8 @@ impl Layer {
         let dact = self.through(Down, || swiglu(gate, up), dy, sink)?;
         let (dgate, dup) = swiglu_backward(gate, up, &dact)?;
         let n = rms_norm(middle, &self.post_norm, eps)?;
-        let dn = (self.through(Gate, || Ok(n.clone()), &dgate, sink)? + self.through(Up, || Ok(n.clone()), &dup, sink)?)?;
+        let dn = (self.through(Gate, || Ok(n.clone()), &dgate, sink)?
+            + self.through(Up, || Ok(n.clone()), &dup, sink)?)?;
         let dmiddle = (dy + rms_norm_backward(middle, &self.post_norm, eps, &dn)?)?;
         let dmixed = self.through(O, || Ok(mixed.clone()), &dmiddle, sink)?;
         let dmixed = dmixed.reshape((tokens, heads, head_dim))?;

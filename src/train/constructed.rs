@@ -3,12 +3,25 @@
 //! Human pairs never show an answer to another question, shuffled words or an evasion, so a model that saw only them
 //! may score such answers high. Where the length could give the answer away, the rejected text has the chosen one's.
 
-use crate::{data::Pair, item::{Input, Message}};
-use rand::{Rng, SeedableRng, seq::{IndexedRandom, SliceRandom}};
+use crate::{
+    data::Pair,
+    item::{Input, Message},
+};
+use rand::{
+    Rng, SeedableRng,
+    seq::{IndexedRandom, SliceRandom},
+};
 
 /// Answers that evade every question.
 const EVASIONS: [&str; 8] = [
-    "", "I don't know.", "Sure!", "Okay.", "...", "As I said before.", "It depends.", "That is a great question!",
+    "",
+    "I don't know.",
+    "Sure!",
+    "Okay.",
+    "...",
+    "As I said before.",
+    "It depends.",
+    "That is a great question!",
 ];
 
 /// Others whose answer is considered as an off-topic one.
@@ -68,7 +81,8 @@ fn made(sources: &[Source], rng: &mut impl Rng) -> Option<Pair> {
 
 /// Of a few answers to other prompts the one whose length is nearest.
 fn off_topic(source: &Source, sources: &[Source], rng: &mut impl Rng) -> Option<String> {
-    let others = (0..CANDIDATES).filter_map(|_| sources.choose(rng)).filter(|other| other.prompt != source.prompt);
+    let others =
+        (0..CANDIDATES).filter_map(|_| sources.choose(rng)).filter(|other| other.prompt != source.prompt);
     let nearest = others.min_by_key(|other| other.chosen.len().abs_diff(source.chosen.len()))?;
     Some(nearest.chosen.to_owned())
 }

@@ -51,6 +51,11 @@ struct Raw {
     use_rslora: bool,
     target_modules: Targets,
     layers_to_transform: Option<Layers>,
+    /// Other ranks and alphas, by pattern for the end of a module's dotted name.
+    #[serde(default)]
+    rank_pattern: Map<String, Value>,
+    #[serde(default)]
+    alpha_pattern: Map<String, Value>,
     #[serde(default)]
     modules_to_save: Option<Vec<String>>,
     #[serde(default = "none")]
@@ -83,7 +88,8 @@ enum Layers {
 /// What a configuration says.
 pub struct Parsed {
     pub spec: LoraSpec,
-    pub sites: Vec<Site>,
+    /// Where, with the rank and the scale that hold there.
+    pub sites: Vec<(Site, usize, f64)>,
     /// Whether the reward head is among the saved modules.
     pub head: bool,
 }
@@ -99,9 +105,33 @@ pub fn parse(path: &Path, json: &[u8], base: &Config) -> Result<Parsed> {
     if sites.is_empty() {
         return Err(wrong(&"target_modules: no linear layer of the model matches"));
     }
-    let targets = Projection::ALL.into_iter().filter(|p| sites.iter().any(|site| site.projection == *p)).collect();
+    let targets =
+        Projection::ALL.into_iter().filter(|p| sites.iter().any(|site| site.projection == *p)).collect();
     let head = raw.modules_to_save.iter().flatten().any(|module| module == "score");
-    Ok(Parsed { spec: LoraSpec { rank: raw.r, alpha: raw.lora_alpha, rslora: raw.use_rslora, targets }, sites, head })
+    let spec = LoraSpec { rank: raw.r, alpha: raw.lora_alpha, rslora: raw.use_rslora, targets };
+    let placed = sites.into_iter().map(|site| {
+        let rank = pattern(&raw.rank_pattern, &site, "rank_pattern")?.unwrap_or(raw.r as f64);
+        if rank.fract() != 0.0 || !(1.0..=LARGEST_RANK as f64).contains(&rank) {
+            return Err(format!("rank_pattern: {rank} is not a rank"));
+        }
+        let alpha = pattern(&raw.alpha_pattern, &site, "alpha_pattern")?.unwrap_or(raw.lora_alpha);
+        let spec = LoraSpec { rank: rank as usize, alpha, ..spec.clone() };
+        Ok((site, spec.rank, spec.scale()))
+    });
+    let sites = placed.collect::<Result<_, String>>().map_err(|e| wrong(&e))?;
+    Ok(Parsed { spec, sites, head })
+}
+
+/// The number of the first pattern that matches the end of the site's name, by PEFT's rule.
+fn pattern(patterns: &Map<String, Value>, site: &Site, key: &str) -> Result<Option<f64>, String> {
+    for (pattern, value) in patterns {
+        let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")).map_err(|e| format!("{key}: {e}"))?;
+        if regex.is_match(&site.to_string()) {
+            let number = value.as_f64().filter(|number| number.is_finite());
+            return number.map(Some).ok_or_else(|| format!("{key}: `{pattern}`: expected a number"));
+        }
+    }
+    Ok(None)
 }
 
 impl Raw {
@@ -154,7 +184,8 @@ impl Targets {
             })),
             Self::Pattern(all) if all.eq_ignore_ascii_case("all-linear") => Ok(Box::new(|_| true)),
             Self::Pattern(pattern) => {
-                let pattern = Regex::new(&format!("^(?:{pattern})$")).map_err(|e| format!("target_modules: {e}"))?;
+                let pattern =
+                    Regex::new(&format!("^(?:{pattern})$")).map_err(|e| format!("target_modules: {e}"))?;
                 Ok(Box::new(move |site| pattern.is_match(&site.to_string())))
             }
         }
@@ -197,12 +228,13 @@ mod tests {
     }
 
     fn sites(change: Value) -> Result<Vec<String>> {
-        let mut config = json!({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"]});
+        let mut config =
+            json!({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"]});
         for (key, value) in change.as_object().unwrap() {
             config[key] = value.clone();
         }
         let parsed = parse(Path::new("adapter_config.json"), config.to_string().as_bytes(), &base())?;
-        Ok(parsed.sites.iter().map(ToString::to_string).collect())
+        Ok(parsed.sites.iter().map(|(site, ..)| site.to_string()).collect())
     }
 
     #[test]
@@ -210,13 +242,25 @@ mod tests {
         assert_eq!(sites(json!({})).unwrap().len(), 6);
         assert_eq!(sites(json!({"target_modules": "all-linear"})).unwrap().len(), 21);
         assert_eq!(sites(json!({"target_modules": r".*\.(1|2)\.mlp\.(up|down)_proj"})).unwrap().len(), 4);
-        assert_eq!(sites(json!({"layers_to_transform": [1]})).unwrap(), [
-            "model.layers.1.self_attn.q_proj",
-            "model.layers.1.self_attn.v_proj"
-        ]);
-        assert_eq!(sites(json!({"target_modules": ["mlp.up_proj"], "layers_to_transform": 2})).unwrap(), [
-            "model.layers.2.mlp.up_proj"
-        ]);
+        assert_eq!(
+            sites(json!({"layers_to_transform": [1]})).unwrap(),
+            ["model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.v_proj"]
+        );
+        assert_eq!(
+            sites(json!({"target_modules": ["mlp.up_proj"], "layers_to_transform": 2})).unwrap(),
+            ["model.layers.2.mlp.up_proj"]
+        );
+    }
+
+    #[test]
+    fn patterns_change_rank_and_scale() {
+        let config = json!({
+            "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"],
+            "rank_pattern": {"1.self_attn.q_proj": 4}, "alpha_pattern": {"v_proj": 3}
+        });
+        let parsed = parse(Path::new("x"), config.to_string().as_bytes(), &base()).unwrap();
+        let placed: Vec<_> = parsed.sites.iter().map(|(_, rank, scale)| (*rank, *scale)).collect();
+        assert_eq!(placed, [(2, 2.0), (2, 1.5), (4, 1.0), (2, 1.5), (2, 2.0), (2, 1.5)]);
     }
 
     #[test]
@@ -227,7 +271,8 @@ mod tests {
             (json!({"fan_in_fan_out": true}), "fan_in_fan_out: not supported"),
             (json!({"lora_bias": true}), "lora_bias: not supported"),
             (json!({"bias": "all"}), "bias: `all`"),
-            (json!({"rank_pattern": {"q_proj": 4}}), "rank_pattern: not supported"),
+            (json!({"rank_pattern": {"q_proj": 0}}), "rank_pattern: 0 is not a rank"),
+            (json!({"alpha_pattern": {"(": 1}}), "alpha_pattern: regex"),
             (json!({"some_new_method": 3}), "some_new_method: not supported"),
             (json!({"modules_to_save": ["embed_tokens"]}), "modules_to_save: `embed_tokens`"),
             (json!({"target_modules": ["c_attn"]}), "target_modules: no linear layer"),

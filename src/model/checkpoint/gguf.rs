@@ -17,7 +17,8 @@ use std::{collections::BTreeMap, fs::File, io::BufReader, path::Path};
 
 pub fn read(path: &Path) -> Result<Loaded> {
     let mut reader = BufReader::new(File::open(path).map_err(Error::io(path))?);
-    let content = Content::read(&mut reader).map_err(|e| Error::file(path, format!("not a whole GGUF file: {e}")))?;
+    let content =
+        Content::read(&mut reader).map_err(|e| Error::file(path, format!("not a whole GGUF file: {e}")))?;
     let config = Metadata { path, content: &content }.config()?;
     let encoder = Encoder::from_gguf(path, &content)?;
     let mut tensors = BTreeMap::new();

@@ -40,7 +40,11 @@ fn stored_as(dtype: Dtype) -> Option<DType> {
 }
 
 /// Writes f32 tensors, first beside `path` and then in its place, so that no reader sees half a file.
-pub fn write(path: &Path, tensors: &BTreeMap<String, Tensor>, metadata: HashMap<String, String>) -> Result<()> {
+pub fn write(
+    path: &Path,
+    tensors: &BTreeMap<String, Tensor>,
+    metadata: HashMap<String, String>,
+) -> Result<()> {
     let stored = tensors.iter().map(|(name, tensor)| {
         let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -49,7 +53,8 @@ pub fn write(path: &Path, tensors: &BTreeMap<String, Tensor>, metadata: HashMap<
     let stored = stored.collect::<Result<Vec<_>>>()?;
     let wrong = |e: safetensors::SafeTensorError| Error::file(path, e);
     let views = stored.iter().map(|(name, shape, bytes)| {
-        safetensors::tensor::TensorView::new(Dtype::F32, shape.clone(), bytes).map(|view| (name.as_str(), view))
+        safetensors::tensor::TensorView::new(Dtype::F32, shape.clone(), bytes)
+            .map(|view| (name.as_str(), view))
     });
     let views = views.collect::<Result<Vec<_>, _>>().map_err(wrong)?;
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(wrong)?;
