@@ -11,21 +11,21 @@
 //! [`evidence`] chooses lambda. Nothing here knows the model: blocks have names and shapes, gradients arrive as tensors.
 
 pub mod block;
-//mod check;
+mod check;
 pub mod config;
 pub mod evidence;
 pub mod fit;
 mod frame;
 pub mod parts;
 pub mod prior;
-//pub mod store;
+pub mod store;
 
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
 pub use block::Block;
-//pub use check::Target;
+pub use check::Target;
 pub use config::FitConfig;
 pub use parts::Parts;
 pub use prior::Prior;

@@ -102,3 +102,6 @@ impl Block {
         Ok(pieces)
     }
 }
+
+#[cfg(test)]
+mod tests;
