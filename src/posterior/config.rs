@@ -15,7 +15,9 @@ use super::{
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FitConfig {
+    /// How S was found.
     pub curvature: Option<CurvatureKind>,
+    /// Directions kept of each block's long side.
     pub rank: Option<Rank>,
     /// Preference pairs that the curvature is summed over.
     pub pairs: Option<usize>,
@@ -33,6 +35,7 @@ pub struct FitConfig {
     pub adapter_sha256: Option<String>,
     /// Digest of the chat template; another template is a warning.
     pub template_sha256: Option<String>,
+    /// The model under the adapter.
     pub base: Option<Base>,
     /// Variances met on held-out pairs, to tell how unusual one is.
     pub quantiles: Option<Quantiles>,

@@ -51,6 +51,7 @@ impl Spectrum {
 /// What one block brings to the evidence.
 #[derive(Debug, Clone)]
 pub struct Term {
+    /// Terms of one kind share their prior precision.
     pub kind: BlockKind,
     pub spectrum: Spectrum,
     /// |theta - mu|^2, from the prior mean.

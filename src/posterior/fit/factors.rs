@@ -40,6 +40,7 @@ pub struct Bases {
 }
 
 impl Factors {
+    /// Starts both sums at zero.
     pub fn new(d_out: usize, d_in: usize) -> Self {
         Self { input: Gram::new(d_in), output: Gram::new(d_out), weight: 0.0 }
     }
@@ -70,11 +71,11 @@ impl Factors {
     }
 }
 
-/// S_ij = gamma_i alpha_j / sum_t w_t, without a second pass.
+/// Multiplies eigenvalues, S_ij = gamma_i alpha_j / sum_t w_t, without a second pass over the pairs.
 ///
-/// The scale is the *expand* convention: inputs enter by their mean second moment over tokens, output gradients by their
-/// sum over pairs and tokens, as if tokens were independent. In other words gamma alpha over the tokens of a pair, the
-/// number of pairs staying inside. The trace is exact where all inputs have the same norm and each reward one token.
+/// With both factors averaged over tokens this is N' gamma_i alpha_j, N' = sum_t w_t: the *expand* convention, in which the
+/// tokens of a pair count as independent and one division by the tokens remains. The trace is exact where all inputs have
+/// the same norm and each pair has one live token.
 pub fn kfac(bases: &Bases, rank: Rank) -> Result<Curvature> {
     let scale = if bases.weight > 0.0 { 1.0 / bases.weight } else { 0.0 };
     let column = Tensor::new(bases.output.values.as_slice(), &Device::Cpu)?.unsqueeze(1)?;
@@ -95,6 +96,7 @@ pub struct HeadFactor {
 }
 
 impl HeadFactor {
+    /// Starts the sum at zero.
     pub fn new(d_in: usize) -> Self {
         Self { exact: Gram::new(d_in) }
     }

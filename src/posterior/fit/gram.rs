@@ -26,10 +26,12 @@ pub struct Eigen {
 }
 
 impl Gram {
+    /// Starts at zero.
     pub fn new(dim: usize) -> Self {
         Self { dim, packed: vec![0.0; dim * (dim + 1) / 2] }
     }
 
+    /// Number of rows, and of columns.
     pub fn dim(&self) -> usize {
         self.dim
     }
