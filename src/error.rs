@@ -70,6 +70,10 @@ impl Error {
     /// Says which of several items the error is about; a field becomes a path, `items[1].response`.
     pub fn in_item(self, index: usize) -> Self {
         match self {
+            // It is the request's, not the item's.
+            Self::Field { field, message } if field == "truncation" => {
+                Self::field(field, format!("items[{index}]: {message}"))
+            }
             Self::Field { field, message } => Self::field(format!("items[{index}].{field}"), message),
             source => Self::Item { index, source: Box::new(source) },
         }

@@ -53,11 +53,10 @@ impl Registry {
 
     /// Finds a model by name, or the default one, with its index.
     pub fn find(&self, name: Option<&str>) -> Result<(usize, &Served)> {
-        let wanted = |served: &&Served| name.is_none_or(|name| served.name == name);
-        match self.models.iter().position(|served| wanted(&served)) {
-            Some(index) => Ok((index, &self.models[index])),
-            None => Err(Error::UnknownModel(name.unwrap_or_default().to_owned())),
-        }
+        let mut numbered = self.models.iter().enumerate();
+        numbered
+            .find(|(_, served)| name.is_none_or(|name| served.name == name))
+            .ok_or_else(|| Error::UnknownModel(name.unwrap_or_default().to_owned()))
     }
 
     /// Returns the models, the default first.
@@ -68,5 +67,31 @@ impl Registry {
     /// Returns when the models came into service, in seconds since 1970.
     pub fn created(&self) -> u64 {
         self.created
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tests::encoder;
+
+    fn served(name: &str) -> Served {
+        Served { name: name.into(), encoder: encoder(), max_length: 8, has_posterior: false }
+    }
+
+    #[test]
+    fn the_first_model_is_the_default() {
+        let registry = Registry::new(vec![served("b"), served("a")]).unwrap();
+        for (name, want) in [(None, 0), (Some("b"), 0), (Some("a"), 1)] {
+            assert_eq!(registry.find(name).unwrap().0, want, "{name:?}");
+        }
+        assert_eq!(registry.find(Some("c")).unwrap_err().to_string(), "unknown model: c");
+    }
+
+    #[test]
+    fn no_model_and_two_of_one_name_are_refused() {
+        assert!(Registry::new(Vec::new()).unwrap_err().to_string().starts_with("no model"));
+        let twice = Registry::new(vec![served("a"), served("b"), served("a")]).unwrap_err().to_string();
+        assert!(twice.starts_with("two models are named `a`"), "{twice}");
     }
 }
