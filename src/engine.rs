@@ -5,11 +5,7 @@
 //! The handle is cheap to clone. The gate is the only place where a request is turned away for load. The
 //! worker ends when the last handle is dropped, after it has answered everything that was admitted.
 
-use std::{
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, thread, time::Instant};
 
 use tokio::{
     sync::{oneshot, watch},
@@ -19,7 +15,7 @@ use tracing::Span;
 
 use crate::{
     Error, Result,
-    item::{Content, Input, Message},
+    item::{Input, Message},
     score::Estimate,
     telemetry::metrics::Metrics,
     text::{Limit, TokenSeq, Truncation},
@@ -194,31 +190,24 @@ impl Engine {
         let started = Instant::now();
         let span = Span::current();
         let tokenised = spawn_blocking(move || {
-            let encoded = inputs.iter().enumerate().map(|(index, input)| {
-                let _entered = span.enter();
-                encoder.encode(input, &limit).map_err(|e| e.in_item(index))
-            });
+            let _entered = span.enter();
+            let encode = |(index, input)| encoder.encode(input, &limit).map_err(|e| e.in_item(index));
+            let encoded = inputs.iter().enumerate().map(encode);
             encoded.collect::<Result<Vec<_>>>().map(|sequences| (ticket, sequences))
         });
         let result = tokenised.await.map_err(|e| {
             tracing::error!(cause = %e, "tokenising failed");
             Error::Internal("tokenising failed".into())
         })?;
-        self.observe("tokenize", started.elapsed());
+        let stage = self.inner.metrics.stage_seconds.with_label_values(&["tokenize"]);
+        stage.observe(started.elapsed().as_secs_f64());
         result
-    }
-
-    fn observe(&self, stage: &str, took: Duration) {
-        self.inner.metrics.stage_seconds.with_label_values(&[stage]).observe(took.as_secs_f64());
     }
 }
 
 /// Guesses the load of inputs that are not tokenised yet, from their bytes.
 fn estimated(inputs: &[Input], max_length: usize) -> Load {
-    let said = |message: &Message| match &message.content {
-        Content::Text(text) => text.len(),
-        parts @ Content::Parts(_) => parts.text().len(),
-    };
+    let said = |message: &Message| message.content.text().len();
     let tokens = |input: &Input| {
         let bytes = match input {
             Input::Pair { prompt, response } => prompt.len() + response.len(),
@@ -229,4 +218,42 @@ fn estimated(inputs: &[Input], max_length: usize) -> Load {
         (bytes / BYTES_PER_TOKEN + 1).min(max_length)
     };
     Load { tokens: inputs.iter().map(tokens).sum(), items: inputs.len() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::Encoder;
+
+    /// An encoder of two words, without a chat template.
+    pub fn encoder() -> Arc<Encoder> {
+        let folder = tempfile::tempdir().unwrap();
+        let tokenizer = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": {"x": 0, "y": 1}, "unk_token": "x"},
+        });
+        std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        Arc::new(Encoder::from_folder(folder.path(), None).unwrap())
+    }
+
+    #[test]
+    fn the_load_is_guessed_from_bytes_and_counted_for_ids() {
+        let text = |bytes| Input::Text("x".repeat(bytes));
+        let pair = Input::Pair { prompt: "x".repeat(6), response: "x".repeat(6) };
+        let messages =
+            Input::Messages(vec![Message::new("user", "x".repeat(8)), Message::new("user", "xxxx")]);
+        let table = [
+            (vec![text(0)], 1),
+            (vec![text(8)], 3),
+            (vec![text(8), pair], 7),
+            (vec![messages], 4),
+            (vec![text(1000)], 100),
+            (vec![Input::Ids(vec![1; 7])], 7),
+            (vec![Input::Ids(vec![1; 700])], 100),
+        ];
+        for (inputs, tokens) in table {
+            assert_eq!(estimated(&inputs, 100), Load { tokens, items: inputs.len() }, "{inputs:?}");
+        }
+    }
 }

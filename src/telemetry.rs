@@ -25,7 +25,8 @@ pub enum Format {
 /// Starts logging; `filter` is a level or a list like `info,rewarden=debug`. Once a process: a second call
 /// is an error.
 pub fn init(format: Format, filter: &str) -> Result<()> {
-    let filter = EnvFilter::try_new(filter).map_err(|e| Error::Usage(format!("log filter `{filter}`: {e}")))?;
+    let filter =
+        EnvFilter::try_new(filter).map_err(|e| Error::Usage(format!("log filter `{filter}`: {e}")))?;
     let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
     match format {

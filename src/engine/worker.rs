@@ -167,7 +167,11 @@ mod tests {
             (1.0, Some(-1e-9), Want::Variance, false),
         ];
         for (mean, variance, want, passes) in table {
-            assert_eq!(finite(Estimate { mean, variance }, want).is_ok(), passes, "{mean} {variance:?} {want:?}");
+            assert_eq!(
+                finite(Estimate { mean, variance }, want).is_ok(),
+                passes,
+                "{mean} {variance:?} {want:?}"
+            );
         }
     }
 }

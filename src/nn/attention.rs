@@ -119,7 +119,8 @@ impl<'a> KeyGradients<'a> {
     }
 
     fn finish(self) -> Result<(Tensor, Tensor)> {
-        let join = |parts: Vec<Option<Tensor>>| Tensor::cat(&parts.into_iter().flatten().collect::<Vec<_>>(), 0);
+        let join =
+            |parts: Vec<Option<Tensor>>| Tensor::cat(&parts.into_iter().flatten().collect::<Vec<_>>(), 0);
         Ok((join(self.dk)?, join(self.dv)?))
     }
 }
@@ -140,7 +141,11 @@ fn seen(x: &Tensor, segment: &Segment) -> Result<Tensor> {
 fn group(x: &Tensor, groups: usize) -> Result<Tensor> {
     let (tokens, heads, size) = x.dims3()?;
     let ratio = heads / groups;
-    x.reshape((tokens, groups, ratio, size))?.permute((1, 2, 0, 3))?.contiguous()?.reshape((groups, ratio * tokens, size))
+    x.reshape((tokens, groups, ratio, size))?.permute((1, 2, 0, 3))?.contiguous()?.reshape((
+        groups,
+        ratio * tokens,
+        size,
+    ))
 }
 
 /// Undoes [`group`]: (G, R T, D) -> (T, H, D).
@@ -148,7 +153,10 @@ fn ungroup(x: &Tensor, heads: usize, size: usize) -> Result<Tensor> {
     let (groups, rows, _) = x.dims3()?;
     let ratio = heads / groups;
     let tokens = rows / ratio;
-    x.reshape((groups, ratio, tokens, size))?.permute((2, 0, 1, 3))?.contiguous()?.reshape((tokens, heads, size))
+    x.reshape((groups, ratio, tokens, size))?
+        .permute((2, 0, 1, 3))?
+        .contiguous()?
+        .reshape((tokens, heads, size))
 }
 
 #[cfg(test)]
@@ -159,7 +167,12 @@ mod tests {
     /// A prompt with two answers, and a sequence on its own.
     fn segments() -> Vec<Segment> {
         let child = |tokens| Segment { tokens, parent: Some(0..2) };
-        vec![Segment { tokens: 0..2, parent: None }, child(2..5), child(5..6), Segment { tokens: 6..9, parent: None }]
+        vec![
+            Segment { tokens: 0..2, parent: None },
+            child(2..5),
+            child(5..6),
+            Segment { tokens: 6..9, parent: None },
+        ]
     }
 
     #[test]

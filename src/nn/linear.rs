@@ -105,7 +105,11 @@ mod tests {
         let lora = layer.lora().unwrap().clone();
         let da = lora.down_gradient(&dy).unwrap().t().unwrap().matmul(&x).unwrap();
         let db = lora.up_gradient(&dy).unwrap().t().unwrap().matmul(&lora.down(&x).unwrap()).unwrap();
-        assert_gradient(&lora.a, &dy, &da, |a| layer.with_lora(Lora { a: a.clone(), ..lora.clone() })?.forward(&x));
-        assert_gradient(&lora.b, &dy, &db, |b| layer.with_lora(Lora { b: b.clone(), ..lora.clone() })?.forward(&x));
+        assert_gradient(&lora.a, &dy, &da, |a| {
+            layer.with_lora(Lora { a: a.clone(), ..lora.clone() })?.forward(&x)
+        });
+        assert_gradient(&lora.b, &dy, &db, |b| {
+            layer.with_lora(Lora { b: b.clone(), ..lora.clone() })?.forward(&x)
+        });
     }
 }

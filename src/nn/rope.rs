@@ -12,7 +12,8 @@ pub struct Rotation {
 impl Rotation {
     /// Angles position * frequency. They are formed in f32 as Hugging Face forms them, whatever `dtype` is.
     pub fn new(positions: &[u32], frequencies: &[f32], dtype: DType, device: &Device) -> Result<Self> {
-        let angles: Vec<f32> = positions.iter().flat_map(|&p| frequencies.iter().map(move |f| p as f32 * f)).collect();
+        let angles: Vec<f32> =
+            positions.iter().flat_map(|&p| frequencies.iter().map(move |f| p as f32 * f)).collect();
         let angles = Tensor::from_vec(angles, (positions.len(), frequencies.len()), device)?;
         Ok(Self { cos: angles.cos()?.to_dtype(dtype)?, sin: angles.sin()?.to_dtype(dtype)? })
     }

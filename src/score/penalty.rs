@@ -88,7 +88,11 @@ mod tests {
             (Kind::Variance, 1.0, None, 10.0),
         ];
         for (kind, k, variance, want) in table {
-            assert_eq!(Penalty::new(kind, k).unwrap().score(10.0, variance), want, "{kind:?} {k} {variance:?}");
+            assert_eq!(
+                Penalty::new(kind, k).unwrap().score(10.0, variance),
+                want,
+                "{kind:?} {k} {variance:?}"
+            );
         }
         assert_eq!(Penalty::default(), Penalty::new(Kind::Std, 1.0).unwrap());
     }
