@@ -21,6 +21,9 @@ pub enum Error {
     /// A field of a request or item is missing or invalid.
     #[error("{field}: {message}")]
     Field { field: String, message: String },
+    /// One of several items is wrong; its index counts from 0.
+    #[error("items[{index}]: {source}")]
+    Item { index: usize, source: Box<Error> },
     /// More tokens than the model, or the limit given, allows.
     #[error("input has {tokens} tokens, more than the limit of {limit} (hint: set `truncation`)")]
     TooLong { tokens: usize, limit: usize },
@@ -45,6 +48,9 @@ pub enum Error {
     /// A tensor operation failed; internal, never shown to a client.
     #[error("compute: {0}")]
     Compute(#[from] candle_core::Error),
+    /// Something failed that has been logged where it happened; never shown to a client.
+    #[error("internal: {0}")]
+    Internal(String),
 }
 
 impl Error {
@@ -59,5 +65,17 @@ impl Error {
 
     pub fn field(field: impl Into<String>, message: impl std::fmt::Display) -> Self {
         Self::Field { field: field.into(), message: message.to_string() }
+    }
+
+    /// Says which of several items the error is about; a field becomes a path, `items[1].response`.
+    pub fn in_item(self, index: usize) -> Self {
+        match self {
+            // It is the request's, not the item's.
+            Self::Field { field, message } if field == "truncation" => {
+                Self::field(field, format!("items[{index}]: {message}"))
+            }
+            Self::Field { field, message } => Self::field(format!("items[{index}].{field}"), message),
+            source => Self::Item { index, source: Box::new(source) },
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use crate::{Result, text::TokenSeq};
 
+pub mod penalty;
+
 /// The posterior of one reward.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {

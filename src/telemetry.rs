@@ -1,1 +1,50 @@
-//! telemetry
+//! Logs and metrics.
+//!
+//! Logs go to stderr as text or as JSON lines, one for each request, with route, status, latency and
+//! sizes. What is scored is never logged, at any level.
+
+use std::io::{self, IsTerminal};
+
+use clap::ValueEnum;
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::{Error, Result};
+
+pub mod metrics;
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people; coloured on a terminal.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Starts logging; `filter` is a level or a list like `info,rewarden=debug`. Once a process: a second call
+/// is an error.
+pub fn init(format: Format, filter: &str) -> Result<()> {
+    let filter =
+        EnvFilter::try_new(filter).map_err(|e| Error::Usage(format!("log filter `{filter}`: {e}")))?;
+    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
+    match format {
+        Format::Text => registry.with(layer.with_ansi(io::stderr().is_terminal())).try_init(),
+        Format::Json => registry.with(layer.json().flatten_event(true).with_current_span(true)).try_init(),
+    }
+    .map_err(|e| Error::Usage(format!("logging: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_is_wrong_is_named_and_logging_starts_once() {
+        let message = init(Format::Text, "rewarden=loud").unwrap_err().to_string();
+        assert!(message.starts_with("log filter `rewarden=loud`"), "{message}");
+        init(Format::Json, "info,rewarden=debug").unwrap();
+        assert!(init(Format::Text, "info").is_err());
+    }
+}

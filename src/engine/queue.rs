@@ -1,0 +1,270 @@
+//! What waits for the model: a bounded queue that hands out batches by token budget.
+//!
+//! A plain struct without a runtime, a lock or a clock: the caller says what time it is and whose client
+//! has gone. Everything that is admitted counts against the bounds, from the reservation that precedes
+//! tokenising until the worker takes it. A batch starts with the oldest entry and takes, in order of age,
+//! whatever has the same key and still fits the budget; an entry larger than the budget runs alone. The
+//! oldest live entry is in every next batch, so nothing starves.
+
+use std::{collections::VecDeque, time::Instant};
+
+use crate::{Error, Result};
+
+/// Tokens and items, as counts of what waits or as bounds on it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    pub tokens: usize,
+    pub items: usize,
+}
+
+impl Load {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            tokens: self.tokens.saturating_add(other.tokens),
+            items: self.items.saturating_add(other.items),
+        }
+    }
+
+    fn minus(self, other: Self) -> Self {
+        Self {
+            tokens: self.tokens.saturating_sub(other.tokens),
+            items: self.items.saturating_sub(other.items),
+        }
+    }
+
+    fn within(self, bounds: Self) -> bool {
+        self.tokens <= bounds.tokens && self.items <= bounds.items
+    }
+}
+
+/// Whether variances are wanted; batches do not mix the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Want {
+    Mean,
+    Variance,
+}
+
+/// What the entries of one batch have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Index of the model in the registry.
+    pub model: usize,
+    pub want: Want,
+}
+
+/// One sequence that waits; `payload` is the sequence and the way back to its client.
+#[derive(Debug)]
+pub struct Entry<T> {
+    pub key: Key,
+    pub tokens: usize,
+    /// The entry is dropped once this has passed.
+    pub deadline: Instant,
+    pub payload: T,
+}
+
+/// What [`Queue::next_batch`] took out.
+#[derive(Debug)]
+pub struct Batch<T> {
+    /// Entries of one key, oldest first; empty only if nothing live waits.
+    pub entries: Vec<Entry<T>>,
+    /// Entries whose client has gone.
+    pub gone: Vec<Entry<T>>,
+    /// Entries whose deadline has passed.
+    pub late: Vec<Entry<T>>,
+}
+
+/// Entries in order of arrival, and what has been promised to requests that are still being tokenised.
+#[derive(Debug)]
+pub struct Queue<T> {
+    bounds: Load,
+    batch_tokens: usize,
+    load: Load,
+    waiting: VecDeque<Entry<T>>,
+}
+
+impl<T> Queue<T> {
+    /// Makes an empty queue that admits up to `bounds` and hands out batches of up to `batch_tokens`.
+    pub fn new(bounds: Load, batch_tokens: usize) -> Self {
+        Self { bounds, batch_tokens, load: Load::default(), waiting: VecDeque::new() }
+    }
+
+    /// Returns what counts against the bounds.
+    pub fn load(&self) -> Load {
+        self.load
+    }
+
+    /// Returns whether nothing waits for the worker.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Admits a request whole or not at all; an empty queue admits one of any size.
+    pub fn reserve(&mut self, wanted: Load) -> Result<()> {
+        let load = self.load.plus(wanted);
+        if self.load != Load::default() && !load.within(self.bounds) {
+            return Err(Error::Overloaded);
+        }
+        self.load = load;
+        Ok(())
+    }
+
+    /// Gives a reservation back.
+    pub fn release(&mut self, reserved: Load) {
+        self.load = self.load.minus(reserved);
+    }
+
+    /// Turns a reservation into entries. Their true size counts from here on, even past the bounds: what
+    /// was admitted is not refused afterwards.
+    pub fn fill(&mut self, reserved: Load, entries: Vec<Entry<T>>) {
+        self.release(reserved);
+        self.load = self.load.plus(load_of(&entries));
+        self.waiting.extend(entries);
+    }
+
+    /// Takes the next batch, and every entry that is dead by `now` or by `gone`.
+    pub fn next_batch(&mut self, now: Instant, gone: impl Fn(&T) -> bool) -> Batch<T> {
+        let mut batch = Batch { entries: Vec::new(), gone: Vec::new(), late: Vec::new() };
+        let mut left = VecDeque::with_capacity(self.waiting.len());
+        let mut room = self.batch_tokens;
+        for entry in self.waiting.drain(..) {
+            let key = batch.entries.first().map(|first: &Entry<T>| first.key);
+            if gone(&entry.payload) {
+                batch.gone.push(entry);
+            } else if entry.deadline <= now {
+                batch.late.push(entry);
+            } else if key.is_none() || key == Some(entry.key) && entry.tokens <= room {
+                room = room.saturating_sub(entry.tokens);
+                batch.entries.push(entry);
+            } else {
+                left.push_back(entry);
+            }
+        }
+        self.waiting = left;
+        for taken in [&batch.entries, &batch.gone, &batch.late] {
+            self.load = self.load.minus(load_of(taken));
+        }
+        batch
+    }
+}
+
+fn load_of<T>(entries: &[Entry<T>]) -> Load {
+    Load { tokens: entries.iter().map(|entry| entry.tokens).sum(), items: entries.len() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WIDE: Load = Load { tokens: usize::MAX, items: usize::MAX };
+
+    fn key(model: usize, want: Want) -> Key {
+        Key { model, want }
+    }
+
+    /// Entries of one request whose payloads number them from `first`.
+    fn push(queue: &mut Queue<usize>, first: usize, key: Key, tokens: &[usize]) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(3600);
+        let entries: Vec<_> = (first..)
+            .zip(tokens)
+            .map(|(payload, tokens)| Entry { key, tokens: *tokens, deadline, payload })
+            .collect();
+        let load = load_of(&entries);
+        queue.reserve(load)?;
+        queue.fill(load, entries);
+        Ok(())
+    }
+
+    fn payloads<T: Copy>(entries: &[Entry<T>]) -> Vec<T> {
+        entries.iter().map(|entry| entry.payload).collect()
+    }
+
+    fn take(queue: &mut Queue<usize>) -> Vec<usize> {
+        payloads(&queue.next_batch(Instant::now(), |_| false).entries)
+    }
+
+    #[test]
+    fn batches_take_the_oldest_first_within_the_budget() {
+        let (mean, variance) = (key(0, Want::Mean), key(0, Want::Variance));
+        let mut queue = Queue::new(WIDE, 10);
+        push(&mut queue, 0, mean, &[4, 5]).unwrap();
+        push(&mut queue, 2, variance, &[3]).unwrap();
+        push(&mut queue, 3, key(1, Want::Mean), &[3]).unwrap();
+        push(&mut queue, 4, mean, &[2, 1, 40, 10]).unwrap();
+        // 4 + 5, then 2 does not fit but 1 does; another key, another model; what is too large goes alone.
+        for want in [vec![0, 1, 5], vec![2], vec![3], vec![4], vec![6], vec![7], vec![]] {
+            assert_eq!(take(&mut queue), want);
+        }
+        assert_eq!(queue.load(), Load::default());
+    }
+
+    #[test]
+    fn a_full_queue_admits_all_or_nothing() {
+        let mut queue = Queue::new(Load { tokens: 10, items: 3 }, 10);
+        let mean = key(0, Want::Mean);
+        push(&mut queue, 0, mean, &[6]).unwrap();
+        assert!(matches!(push(&mut queue, 1, mean, &[2, 3]), Err(Error::Overloaded)));
+        assert_eq!(queue.load(), Load { tokens: 6, items: 1 });
+        push(&mut queue, 1, mean, &[2, 2]).unwrap();
+        assert!(matches!(push(&mut queue, 3, mean, &[0]), Err(Error::Overloaded)), "items are bounded too");
+        assert_eq!(take(&mut queue), [0, 1, 2]);
+        push(&mut queue, 3, mean, &[50, 1, 1, 1]).unwrap();
+        assert_eq!(queue.load().tokens, 53, "an empty queue admits a request of any size");
+    }
+
+    #[test]
+    fn a_reservation_counts_until_it_is_released_or_filled() {
+        let mut queue: Queue<usize> = Queue::new(Load { tokens: 10, items: 9 }, 10);
+        let reserved = Load { tokens: 8, items: 1 };
+        queue.reserve(reserved).unwrap();
+        assert!(queue.reserve(reserved).is_err());
+        queue.release(reserved);
+        queue.reserve(reserved).unwrap();
+        let deadline = Instant::now();
+        queue.fill(reserved, vec![Entry { key: key(0, Want::Mean), tokens: 12, deadline, payload: 0 }]);
+        assert_eq!(queue.load(), Load { tokens: 12, items: 1 });
+    }
+
+    #[test]
+    fn the_dead_are_dropped_and_cost_no_budget() {
+        let now = Instant::now();
+        let mut queue = Queue::new(WIDE, 10);
+        push(&mut queue, 0, key(0, Want::Mean), &[10, 10, 9]).unwrap();
+        queue.waiting[1].deadline = now;
+        let batch = queue.next_batch(now, |payload| *payload == 0);
+        assert_eq!((payloads(&batch.gone), payloads(&batch.late)), (vec![0], vec![1]));
+        assert_eq!(payloads(&batch.entries), [2]);
+        assert_eq!((queue.load(), queue.is_empty()), (Load::default(), true));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_lost_and_the_oldest_is_always_next(
+            sizes in prop::collection::vec((1usize..30, 0usize..2, any::<bool>()), 1..40), budget in 1usize..60,
+        ) {
+            let mut queue = Queue::new(WIDE, budget);
+            let keys: Vec<_> = sizes
+                .iter()
+                .map(|(_, model, mean)| key(*model, if *mean { Want::Mean } else { Want::Variance }))
+                .collect();
+            for (at, (tokens, ..)) in sizes.iter().enumerate() {
+                push(&mut queue, at, keys[at], &[*tokens]).unwrap();
+            }
+            let mut left: Vec<usize> = (0..sizes.len()).collect();
+            while !queue.is_empty() {
+                let batch = take(&mut queue);
+                prop_assert_eq!(batch.first(), left.first());
+                prop_assert!(batch.is_sorted());
+                prop_assert!(batch.iter().all(|at| keys[*at] == keys[batch[0]]));
+                let tokens: usize = batch.iter().map(|at| sizes[*at].0).sum();
+                prop_assert!(tokens <= budget || batch.len() == 1);
+                left.retain(|at| !batch.contains(at));
+            }
+            prop_assert!(left.is_empty());
+            prop_assert_eq!(queue.load(), Load::default());
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The models that are served, by name; the first is the default.
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use crate::{Error, Result, score::Score, text::Encoder};
+
+/// What a request needs to know of a model before it is scored.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// The name that requests give in `model`.
+    pub name: String,
+    pub encoder: Arc<Encoder>,
+    /// Tokens that a sequence may have.
+    pub max_length: usize,
+    /// Whether the model gives variances.
+    pub has_posterior: bool,
+}
+
+/// A model as the engine takes it over: its description, and the scorer that moves to the worker's thread.
+pub struct Model {
+    pub served: Served,
+    pub scorer: Box<dyn Score>,
+}
+
+/// The models in the order given; an index into it stands for a model in the queue.
+#[derive(Debug)]
+pub struct Registry {
+    models: Vec<Served>,
+    /// Seconds since 1970, when the models came into service.
+    created: u64,
+}
+
+impl Registry {
+    /// Makes a registry of at least one model, each with a name of its own.
+    pub fn new(models: Vec<Served>) -> Result<Self> {
+        if models.is_empty() {
+            return Err(Error::Usage("no model to serve".into()));
+        }
+        let mut names = HashSet::new();
+        if let Some(twice) = models.iter().find(|model| !names.insert(&model.name)) {
+            let name = &twice.name;
+            return Err(Error::Usage(format!(
+                "two models are named `{name}` (hint: name adapters with `--adapter NAME=PATH`)"
+            )));
+        }
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        Ok(Self { models, created })
+    }
+
+    /// Finds a model by name, or the default one, with its index.
+    pub fn find(&self, name: Option<&str>) -> Result<(usize, &Served)> {
+        let mut numbered = self.models.iter().enumerate();
+        numbered
+            .find(|(_, served)| name.is_none_or(|name| served.name == name))
+            .ok_or_else(|| Error::UnknownModel(name.unwrap_or_default().to_owned()))
+    }
+
+    /// Returns the models, the default first.
+    pub fn models(&self) -> &[Served] {
+        &self.models
+    }
+
+    /// Returns when the models came into service, in seconds since 1970.
+    pub fn created(&self) -> u64 {
+        self.created
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tests::encoder;
+
+    fn served(name: &str) -> Served {
+        Served { name: name.into(), encoder: encoder(), max_length: 8, has_posterior: false }
+    }
+
+    #[test]
+    fn the_first_model_is_the_default() {
+        let registry = Registry::new(vec![served("b"), served("a")]).unwrap();
+        for (name, want) in [(None, 0), (Some("b"), 0), (Some("a"), 1)] {
+            assert_eq!(registry.find(name).unwrap().0, want, "{name:?}");
+        }
+        assert_eq!(registry.find(Some("c")).unwrap_err().to_string(), "unknown model: c");
+    }
+
+    #[test]
+    fn no_model_and_two_of_one_name_are_refused() {
+        assert!(Registry::new(Vec::new()).unwrap_err().to_string().starts_with("no model"));
+        let twice = Registry::new(vec![served("a"), served("b"), served("a")]).unwrap_err().to_string();
+        assert!(twice.starts_with("two models are named `a`"), "{twice}");
+    }
+}

@@ -1,0 +1,209 @@
+//! Errors as clients see them: `{"error":{"message","type","param","code"}}`.
+//!
+//! The only table from [`Error`] to status and code stands here. What is the service's own fault is logged
+//! and answered with 500 without its details; everything else says what was wrong and where.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header::RETRY_AFTER},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::Error;
+
+/// Seconds after which a client that was turned away may try again.
+const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+/// The body of every answer that is not a success.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorBody {
+    pub error: ErrorDetail,
+}
+
+/// What went wrong.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorDetail {
+    /// For people.
+    pub message: String,
+    /// The class of the error: `invalid_request_error`, `overloaded_error`, `timeout_error` or `server_error`.
+    pub r#type: &'static str,
+    /// The field at fault as a path, such as `items[1].response`.
+    pub param: Option<String>,
+    /// A stable name for programs.
+    pub code: &'static str,
+}
+
+/// An error with its status.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    param: Option<String>,
+    message: String,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, param: None, message: message.into() }
+    }
+
+    fn param(self, param: impl Into<String>) -> Self {
+        Self { param: Some(param.into()), ..self }
+    }
+
+    /// The body is not JSON.
+    pub fn json(error: &serde_json::Error) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_json", format!("body: {error}"))
+    }
+
+    /// The body could not be read to its end.
+    pub fn body(message: impl std::fmt::Display) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "unreadable_body", format!("body: {message}"))
+    }
+
+    /// The body has more bytes than allowed.
+    pub fn body_too_large() -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "body: larger than the server accepts")
+    }
+
+    /// The request has more items than allowed.
+    pub fn too_many_items(items: usize, limit: usize) -> Self {
+        let message =
+            format!("items: {items} given, more than the limit of {limit} (hint: send several requests)");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_items", message).param("items")
+    }
+
+    /// The body is not declared to be JSON.
+    pub fn content_type() -> Self {
+        let message = "content-type: must be `application/json`";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
+    }
+
+    /// No route has this path.
+    pub fn no_route() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "no such route (hint: see `/docs`)")
+    }
+
+    /// The route does not take this method.
+    pub fn method() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "the route does not take this method")
+    }
+
+    /// The service failed, for a reason that has been logged.
+    pub fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error")
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.status {
+            StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
+            StatusCode::GATEWAY_TIMEOUT => "timeout_error",
+            status if status.is_server_error() => "server_error",
+            _ => "invalid_request_error",
+        }
+    }
+}
+
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        let message = error.to_string();
+        match error {
+            Error::Field { field, .. } => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", message).param(field)
+            }
+            Error::TooLong { .. } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "too_long", message),
+            Error::Item { index, source } => {
+                let Self { status, code, .. } = Self::from(*source);
+                let message = if status.is_server_error() { Self::internal().message } else { message };
+                Self::new(status, code, message).param(format!("items[{index}]"))
+            }
+            Error::UnknownModel(_) => {
+                Self::new(StatusCode::NOT_FOUND, "model_not_found", message).param("model")
+            }
+            Error::Overloaded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message),
+            Error::NotReady => Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message),
+            Error::Deadline => Self::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", message),
+            Error::NotFinite(_) => {
+                tracing::error!(cause = message, "a score is not a number");
+                let message = "the model gave a score that is not a finite number";
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "not_finite", message)
+            }
+            Error::Internal(_) => Self::internal(),
+            Error::Io { .. }
+            | Error::File { .. }
+            | Error::Line { .. }
+            | Error::Usage(_)
+            | Error::Compute(_) => {
+                tracing::error!(cause = message, "request failed");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = self.status;
+        let kind = self.kind();
+        let Self { code, param, message, .. } = self;
+        let body = ErrorBody { error: ErrorDetail { message, r#type: kind, param, code } };
+        let mut response = (status, Json(body)).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn io() -> Error {
+        Error::io("/secret")(std::io::ErrorKind::NotFound.into())
+    }
+
+    #[test]
+    fn every_error_has_its_status_code_and_field() {
+        let path = PathBuf::from("/secret");
+        let compute = candle_core::Error::Msg("secret".into());
+        let table = [
+            (Error::field("penalty.k", "wrong"), 422, "invalid_field", Some("penalty.k")),
+            (Error::TooLong { tokens: 9, limit: 8 }, 422, "too_long", None),
+            (Error::TooLong { tokens: 9, limit: 8 }.in_item(2), 422, "too_long", Some("items[2]")),
+            (Error::field("text", "wrong").in_item(2), 422, "invalid_field", Some("items[2].text")),
+            (Error::field("truncation", "wrong").in_item(2), 422, "invalid_field", Some("truncation")),
+            (io().in_item(2), 500, "internal", Some("items[2]")),
+            (Error::UnknownModel("x".into()), 404, "model_not_found", Some("model")),
+            (Error::Overloaded, 503, "overloaded", None),
+            (Error::NotReady, 503, "not_ready", None),
+            (Error::Deadline, 504, "deadline_exceeded", None),
+            (Error::NotFinite("secret".into()), 500, "not_finite", None),
+            (Error::Internal("secret".into()), 500, "internal", None),
+            (io(), 500, "internal", None),
+            (Error::file(&path, "secret"), 500, "internal", None),
+            (Error::Line { path, line: 1, message: "secret".into() }, 500, "internal", None),
+            (Error::Usage("secret".into()), 500, "internal", None),
+            (Error::Compute(compute), 500, "internal", None),
+        ];
+        for (error, status, code, param) in table {
+            let shown = format!("{error:?}");
+            let api = ApiError::from(error);
+            let got = (api.status.as_u16(), api.code, api.param.as_deref());
+            assert_eq!(got, (status, code, param), "{shown}");
+            assert!(!api.message.contains("secret"), "{shown}: {}", api.message);
+        }
+    }
+
+    #[test]
+    fn only_what_passes_says_when_to_retry() {
+        for (error, want) in [(Error::Overloaded, true), (Error::NotReady, true), (Error::Deadline, false)] {
+            let response = ApiError::from(error).into_response();
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), want);
+        }
+    }
+}

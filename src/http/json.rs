@@ -1,0 +1,133 @@
+//! The JSON body of a request, read strictly.
+//!
+//! Bad JSON is 400; a value of the wrong type, or a field that is not known, is 422 and named by its path.
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, Request},
+    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
+    response::IntoResponse,
+};
+use serde::de::DeserializeOwned;
+use serde_ignored::Path;
+use serde_json::error::Category;
+
+use super::error::ApiError;
+use crate::Error;
+
+/// A body of JSON without unknown fields.
+pub struct StrictJson<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for StrictJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        if !is_json(request.headers()) {
+            return Err(ApiError::content_type());
+        }
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
+            let message = rejection.body_text();
+            match rejection.into_response().status() {
+                StatusCode::PAYLOAD_TOO_LARGE => ApiError::body_too_large(),
+                _ => ApiError::body(message),
+            }
+        })?;
+        parse(&bytes).map(Self)
+    }
+}
+
+/// `application/json` or `application/...+json`, with any parameters.
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || essence.starts_with("application/") && essence.ends_with("+json")
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut unknown = None;
+    let mut note = |path: Path| {
+        unknown.get_or_insert_with(|| shown(&path));
+    };
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let strict = serde_ignored::Deserializer::new(&mut json, &mut note);
+    let value = serde_path_to_error::deserialize(strict).map_err(|error| {
+        let path = error.path().to_string();
+        match error.inner().classify() {
+            Category::Data => Error::field(if path == "." { "body" } else { &path }, error.inner()).into(),
+            _ => ApiError::json(error.inner()),
+        }
+    })?;
+    json.end().map_err(|error| ApiError::json(&error))?;
+    match unknown {
+        Some(path) => Err(Error::field(path, "unknown field").into()),
+        None => Ok(value),
+    }
+}
+
+/// Writes a path as `items[1].response`.
+fn shown(path: &Path) -> String {
+    match path {
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => format!("{}[{index}]", shown(parent)),
+        Path::Map { parent, key } => match shown(parent) {
+            parent if parent.is_empty() => key.clone(),
+            parent => format!("{parent}.{key}"),
+        },
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+            shown(parent)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Outer {
+        inner: Vec<Option<Inner>>,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Inner {
+        number: Option<f64>,
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        let table = [
+            (r#"{"inner":[{"number":1},{"numbr":2}]}"#, "inner[1].numbr: unknown field"),
+            (r#"{"inner":[],"outer":1}"#, "outer: unknown field"),
+            (r#"{"inner":[{"number":1},{"number":"x"}]}"#, "inner[1].number: invalid type"),
+            (r#"[]"#, "inner: "),
+            (r#"{}"#, "body: missing field `inner`"),
+            (r#"{"inner":[]"#, "body: EOF"),
+            (r#"{"inner":[]} x"#, "body: trailing characters"),
+            (r#"{"inner":[{"number":1e999}]}"#, "body: number out of range"),
+            ("", "body: EOF"),
+        ];
+        for (json, want) in table {
+            let error = format!("{:?}", parse::<Outer>(json.as_bytes()).unwrap_err());
+            assert!(error.contains(want), "{json}: {error}");
+        }
+        let value = parse::<Outer>(br#"{"inner":[{"number":null},null]}"#).unwrap();
+        assert_eq!(value, Outer { inner: vec![Some(Inner { number: None }), None] });
+    }
+
+    #[test]
+    fn json_is_recognised_by_its_media_type() {
+        for (value, want) in [
+            ("application/json", true),
+            ("Application/JSON; charset=utf-8", true),
+            ("application/problem+json", true),
+            ("text/json", false),
+            ("text/plain", false),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, value.parse().unwrap())]);
+            assert_eq!(is_json(&headers), want, "{value}");
+        }
+        assert!(!is_json(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,46 @@
+//! `GET /v1/models`: what is served, the default first.
+
+use axum::{Json, extract::State};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::App;
+
+/// The models, in the order of their precedence.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelList {
+    #[schema(pattern = "^list$")]
+    pub object: &'static str,
+    pub data: Vec<ModelEntry>,
+}
+
+/// One model.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelEntry {
+    /// The name to give as `model`.
+    pub id: String,
+    #[schema(pattern = "^model$")]
+    pub object: &'static str,
+    /// Seconds since 1970, when it came into service.
+    pub created: u64,
+    pub owned_by: &'static str,
+    /// Tokens that an item may have.
+    pub max_model_len: usize,
+    /// Whether the model gives variances.
+    pub posterior: bool,
+}
+
+/// List models
+#[utoipa::path(get, path = "/v1/models", tag = "scoring", responses((status = OK, body = ModelList)))]
+pub async fn models(State(app): State<App>) -> Json<ModelList> {
+    let registry = app.engine().registry();
+    let entries = registry.models().iter().map(|served| ModelEntry {
+        id: served.name.clone(),
+        object: "model",
+        created: registry.created(),
+        owned_by: "rewarden",
+        max_model_len: served.max_length,
+        posterior: served.has_posterior,
+    });
+    Json(ModelList { object: "list", data: entries.collect() })
+}

@@ -1,0 +1,195 @@
+//! The service on a free port, with a stand-in for the model that tests can hold, fail and question.
+
+use std::{
+    sync::{Arc, Condvar, Mutex},
+    time::Duration,
+};
+
+use reqwest::{Client, RequestBuilder, Response};
+use rewarden::{
+    Error, Result, engine,
+    engine::{
+        Engine,
+        registry::{Model, Served},
+    },
+    http::{self, App},
+    score::{Estimate, Score},
+    telemetry::metrics::Metrics,
+    text::{Encoder, TokenSeq},
+};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::sleep};
+
+/// Ids 0 to 8 of the vocabulary; the last three make the stand-in misbehave.
+const WORDS: [&str; 9] = ["<s>", "</s>", "w", "x", "y", "z", "panic", "fail", "nan"];
+const PANIC: u32 = 6;
+const FAIL: u32 = 7;
+const NAN: u32 = 8;
+
+/// Tokens that the stand-in models take.
+pub const MAX_LENGTH: usize = 16;
+
+/// What differs between tests.
+#[derive(Default)]
+pub struct Setup {
+    pub engine: engine::Config,
+    pub http: http::Config,
+    pub hold: Hold,
+}
+
+/// A service under test.
+pub struct Service {
+    pub client: Client,
+    pub hold: Hold,
+    /// The ids of every sequence scored, by batch.
+    pub batches: Arc<Mutex<Vec<Vec<Vec<u32>>>>>,
+    pub server: JoinHandle<Result<()>>,
+    pub shutdown: Option<oneshot::Sender<()>>,
+    address: String,
+}
+
+/// While shut, keeps the stand-in from scoring.
+#[derive(Clone, Default)]
+pub struct Hold(Arc<(Mutex<bool>, Condvar)>);
+
+impl Hold {
+    pub fn shut(&self) {
+        *self.0.0.lock().unwrap() = true;
+    }
+
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap() = false;
+        self.0.1.notify_all();
+    }
+
+    fn pass(&self) {
+        drop(self.0.1.wait_while(self.0.0.lock().unwrap(), |shut| *shut).unwrap());
+    }
+}
+
+/// Means are a tenth of the sum of the ids, variances the number of tokens.
+struct StandIn {
+    hold: Hold,
+    batches: Arc<Mutex<Vec<Vec<Vec<u32>>>>>,
+}
+
+impl Score for StandIn {
+    fn score(&mut self, batch: &[&TokenSeq], variance: bool) -> Result<Vec<Estimate>> {
+        self.batches.lock().unwrap().push(batch.iter().map(|sequence| sequence.ids.clone()).collect());
+        self.hold.pass();
+        let has = |id| batch.iter().any(|sequence| sequence.ids.contains(&id));
+        assert!(!has(PANIC), "the stand-in panics");
+        if has(FAIL) {
+            return Err(Error::Usage("the stand-in fails".into()));
+        }
+        let estimate = |sequence: &&TokenSeq| {
+            let nan = sequence.ids.contains(&NAN);
+            let mean = if nan { f64::NAN } else { f64::from(sequence.ids.iter().sum::<u32>()) / 10.0 };
+            Estimate { mean, variance: variance.then_some(sequence.ids.len() as f64) }
+        };
+        Ok(batch.iter().map(estimate).collect())
+    }
+}
+
+fn encoder() -> Arc<Encoder> {
+    let folder = tempfile::tempdir().unwrap();
+    let vocabulary: serde_json::Map<_, _> =
+        WORDS.iter().zip(0..).map(|(word, id)| ((*word).to_owned(), id.into())).collect();
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "w"},
+    });
+    let config = json!({
+        "chat_template": "<s>{% for m in messages %} {{ m.content }} </s>{% endfor %}",
+        "bos_token": "<s>", "eos_token": "</s>",
+    });
+    std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    Arc::new(Encoder::from_folder(folder.path(), None).unwrap().with_vocabulary(WORDS.len()))
+}
+
+impl Service {
+    /// Starts a service of two models, `bayes` and `plain` without a posterior, and waits until it is ready.
+    pub async fn ready() -> Self {
+        Self::ready_with(Setup::default()).await
+    }
+
+    pub async fn ready_with(setup: Setup) -> Self {
+        let service = Self::start(setup).await;
+        service.until(async || service.get("/readyz").await.status() == 200).await;
+        service.batches.lock().unwrap().clear();
+        service
+    }
+
+    pub async fn start(Setup { engine, http, hold }: Setup) -> Self {
+        let batches = Arc::default();
+        let encoder = encoder();
+        let model = |name: &str, has_posterior| Model {
+            served: Served {
+                name: name.into(),
+                encoder: Arc::clone(&encoder),
+                max_length: MAX_LENGTH,
+                has_posterior,
+            },
+            scorer: Box::new(StandIn { hold: hold.clone(), batches: Arc::clone(&batches) }),
+        };
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let models = vec![model("bayes", true), model("plain", false)];
+        let engine = Engine::start(models, &engine, Arc::clone(&metrics)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let (shutdown, stop) = oneshot::channel();
+        let stop = async { stop.await.unwrap_or_default() };
+        let server = tokio::spawn(http::serve(listener, App::new(engine, metrics, http), stop));
+        let client = Client::builder().no_proxy().build().unwrap();
+        Self { client, hold, batches, server, shutdown: Some(shutdown), address }
+    }
+
+    pub async fn get(&self, path: &str) -> Response {
+        self.client.get(format!("{}{path}", self.address)).send().await.unwrap()
+    }
+
+    pub fn post(&self, path: &str) -> RequestBuilder {
+        self.client.post(format!("{}{path}", self.address))
+    }
+
+    /// Posts to `/v1/rewards`, and returns status and body.
+    pub async fn rewards(&self, body: &Value) -> (u16, Value) {
+        let response = self.post("/v1/rewards").json(body).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    /// Posts one text without waiting for the answer.
+    pub fn rewards_later(&self, text: &str) -> JoinHandle<Response> {
+        let request = self.post("/v1/rewards").json(&json!({"items": [{"text": text}]}));
+        tokio::spawn(async { request.send().await.unwrap() })
+    }
+
+    /// Reads one metric, written as in the text format: name and labels.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").await.text().await.unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// Waits until a metric has this value.
+    pub async fn until_metric(&self, name: &str, value: f64) {
+        self.until(async || self.metric(name).await == value).await;
+    }
+
+    pub async fn until(&self, mut happens: impl AsyncFnMut() -> bool) {
+        for _ in 0..2000 {
+            if happens().await {
+                return;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+        panic!("waited in vain");
+    }
+
+    /// Waits until the worker is in the middle of `batches` batches in all.
+    pub async fn until_batches(&self, batches: usize) {
+        self.until(async || self.batches.lock().unwrap().len() == batches).await;
+    }
+}

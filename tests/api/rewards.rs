@@ -1,0 +1,166 @@
+//! `POST /v1/rewards`: what it answers, and what it refuses.
+
+use serde_json::{Value, json};
+
+use crate::helpers::{Service, Setup};
+
+fn data(body: &Value) -> Vec<&Value> {
+    body["data"].as_array().unwrap_or_else(|| panic!("{body}")).iter().collect()
+}
+
+#[tokio::test]
+async fn every_item_is_scored_in_order() {
+    let service = Service::ready().await;
+    let items = json!([
+        {"id": "a", "prompt": "x", "response": "y"},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]},
+        {"id": "c", "text": "x x x x"},
+        {"input_ids": [5]},
+    ]);
+    let (status, body) = service.rewards(&json!({"items": items})).await;
+    assert_eq!(status, 200, "{body}");
+    let want = json!({
+        "object": "list", "model": "bayes", "usage": {"tokens": 13},
+        "data": [
+            {"index": 0, "id": "a", "mean": 0.9, "variance": 5.0, "std": 5f64.sqrt(),
+                "score": 0.9 - 5f64.sqrt(), "tokens": 5, "truncated": false},
+            {"index": 1, "id": null, "mean": 0.4, "variance": 3.0, "std": 3f64.sqrt(),
+                "score": 0.4 - 3f64.sqrt(), "tokens": 3, "truncated": false},
+            {"index": 2, "id": "c", "mean": 1.2, "variance": 4.0, "std": 2.0,
+                "score": -0.8, "tokens": 4, "truncated": false},
+            {"index": 3, "id": null, "mean": 0.5, "variance": 1.0, "std": 1.0,
+                "score": -0.5, "tokens": 1, "truncated": false},
+        ],
+    });
+    assert_eq!(body, want);
+}
+
+#[tokio::test]
+async fn penalty_and_variance_follow_the_request_and_the_model() {
+    let service = Service::ready().await;
+    // Four tokens of id 3: mean 1.2, variance 4.
+    let table = [
+        (json!({}), Some(4.0), 1.2 - 2.0),
+        (json!({"penalty": {"kind": "std", "k": 0.5}}), Some(4.0), 1.2 - 1.0),
+        (json!({"penalty": {"kind": "variance"}}), Some(4.0), 1.2 - 4.0),
+        (json!({"penalty": {"kind": "std", "k": 0}}), Some(4.0), 1.2),
+        (json!({"penalty": {"kind": "none"}}), None, 1.2),
+        (json!({"penalty": {"kind": "none"}, "variance": true}), Some(4.0), 1.2),
+        (json!({"penalty": null, "variance": null, "model": null}), Some(4.0), 1.2 - 2.0),
+        (json!({"variance": false}), None, 1.2),
+        (json!({"variance": false, "penalty": {"kind": "std", "k": 0}}), None, 1.2),
+        (json!({"model": "plain"}), None, 1.2),
+        (json!({"model": "plain", "variance": false}), None, 1.2),
+        (json!({"model": "plain", "penalty": {"kind": "std", "k": 0}}), None, 1.2),
+        (json!({"model": "plain", "penalty": {"kind": "none", "k": 3}}), None, 1.2),
+    ];
+    for (mut request, variance, score) in table {
+        request["items"] = json!([{"text": "x x x x"}]);
+        let (status, body) = service.rewards(&request).await;
+        assert_eq!(status, 200, "{request}: {body}");
+        let reward = data(&body)[0];
+        assert_eq!(reward["variance"], json!(variance), "{request}");
+        assert_eq!(reward["std"], json!(variance.map(f64::sqrt)), "{request}");
+        assert_eq!(reward["score"], json!(score), "{request}");
+    }
+}
+
+#[tokio::test]
+async fn truncation_is_reported() {
+    let service = Service::ready().await;
+    let items = json!([{"text": "x ".repeat(17)}, {"text": "x"}]);
+    let (_, body) = service.rewards(&json!({"items": items, "truncation": "left"})).await;
+    let told: Vec<_> = data(&body).iter().map(|reward| (&reward["tokens"], &reward["truncated"])).collect();
+    assert_eq!(told, [(&json!(16), &json!(true)), (&json!(1), &json!(false))]);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_named() {
+    let service = Service::ready().await;
+    let (x, long) = (json!({"text": "x"}), json!({"text": "x ".repeat(17)}));
+    let with = |name: &str, value: Value| json!({"items": [{"text": "x"}], name: value});
+    let items = |items: Value| json!({ "items": items });
+    let field = (422, "invalid_field");
+    let table = [
+        (json!({}), field, json!("body")),
+        (items(json!([])), field, json!("items")),
+        (items(json!({})), field, json!("items")),
+        (items(json!([x, {"respnse": "x", "prompt": "y"}])), field, json!("items[1].respnse")),
+        (items(json!([x, {"prompt": "x"}])), field, json!("items[1].response")),
+        (items(json!([x, {"text": 1}])), field, json!("items[1].text")),
+        (items(json!([x, {"text": "x", "id": 1}])), field, json!("items[1].id")),
+        (items(json!([x, {"text": "  "}])), field, json!("items[1].text")),
+        (items(json!([x, {"input_ids": [9]}])), field, json!("items[1].input_ids")),
+        (
+            items(json!([{"messages": [{"role": "user", "content": 1}]}])),
+            field,
+            json!("items[0].messages[0].content"),
+        ),
+        (items(json!([x, long])), (422, "too_long"), json!("items[1]")),
+        (with("modle", json!("bayes")), field, json!("modle")),
+        (with("model", json!("other")), (404, "model_not_found"), json!("model")),
+        (with("truncation", json!("middle")), field, json!("truncation")),
+        (with("variance", json!(1)), field, json!("variance")),
+        (with("penalty", json!({"kind": "most"})), field, json!("penalty.kind")),
+        (with("penalty", json!({"kind": "std", "k": -1})), field, json!("penalty.k")),
+        (with("penalty", json!({"kind": "std", "k": 1e308})), field, json!("penalty.k")),
+        (with("penalty", json!({"kind": "std", "b": 1})), field, json!("penalty.b")),
+        (
+            json!({"items": [{"text": "x x x x"}], "penalty": {"kind": "variance", "k": 1e308}}),
+            field,
+            json!("penalty.k"),
+        ),
+        (json!({"items": [x], "model": "plain", "variance": true}), field, json!("variance")),
+        (json!({"items": [x], "model": "plain", "penalty": {"kind": "std"}}), field, json!("penalty")),
+        (json!({"items": [x], "variance": false, "penalty": {"kind": "std"}}), field, json!("variance")),
+        (
+            json!({"items": [{"text": "x"}, {"text": "x ".repeat(17)}], "truncation": "keep-suffix"}),
+            field,
+            json!("truncation"),
+        ),
+    ];
+    for (request, (status, code), param) in table {
+        let (got, body) = service.rewards(&request).await;
+        let error = &body["error"];
+        assert_eq!((got, &error["code"]), (status, &json!(code)), "{request}: {body}");
+        assert_eq!(error["param"], param, "{request}: {body}");
+        assert_eq!(error["type"], "invalid_request_error");
+        assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()), "{body}");
+    }
+    assert!(service.batches.lock().unwrap().is_empty(), "nothing that is refused costs compute");
+    assert_eq!(service.metric("rewarden_queue_items").await, 0.0);
+}
+
+#[tokio::test]
+async fn too_long_says_both_numbers() {
+    let service = Service::ready().await;
+    let (_, body) = service.rewards(&json!({"items": [{"text": "x ".repeat(17)}]})).await;
+    let message = body["error"]["message"].as_str().unwrap();
+    assert!(message.contains("17 tokens") && message.contains("limit of 16"), "{message}");
+}
+
+#[tokio::test]
+async fn bodies_that_are_not_json_are_refused() {
+    let mut setup = Setup::default();
+    setup.http.body_limit = 100;
+    setup.http.max_items = 2;
+    let service = Service::ready_with(setup).await;
+    let items = |items: usize| json!({"items": vec![json!({"text": "x"}); items]}).to_string();
+    let table = [
+        ("application/json", "{".into(), 400, "invalid_json"),
+        ("application/json", String::new(), 400, "invalid_json"),
+        ("application/json", "\"\\ud800\"".into(), 400, "invalid_json"),
+        ("text/plain", items(1), 415, "unsupported_media_type"),
+        ("application/json", " ".repeat(101), 413, "body_too_large"),
+        ("application/json", items(3), 413, "too_many_items"),
+        ("application/json; charset=utf-8", items(2), 200, ""),
+    ];
+    for (media, body, status, code) in table {
+        let shown = body.clone();
+        let request = service.post("/v1/rewards").header("content-type", media).body(body);
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), status, "{media} {shown}");
+        let body: Value = response.json().await.unwrap();
+        assert_eq!(body["error"]["code"].as_str().unwrap_or_default(), code, "{media} {shown}");
+    }
+}
