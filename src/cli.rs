@@ -7,8 +7,10 @@ use crate::Result;
 use clap::{Parser, Subcommand};
 
 pub mod evaluate;
+pub mod fit;
 pub mod model;
 pub mod pairs;
+pub mod score;
 pub mod train;
 
 /// Scores answers of language models with a Bayesian reward model: every reward comes with its variance.
@@ -23,6 +25,10 @@ pub struct Cli {
 pub enum Command {
     /// Trains a reward model (LoRA and a scalar head) on preference pairs.
     Train(train::Train),
+    /// Fits the Laplace posterior of an adapter to preference pairs.
+    Fit(fit::Fit),
+    /// Scores a file of items.
+    Score(score::Score),
     /// Measures a reward model on preference pairs.
     #[command(subcommand)]
     Evaluate(evaluate::Evaluate),
@@ -33,6 +39,8 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         match self.command {
             Some(Command::Train(train)) => train.run(),
+            Some(Command::Fit(fit)) => fit.run(),
+            Some(Command::Score(score)) => score.run(),
             Some(Command::Evaluate(evaluate)) => evaluate.run(),
             None => Ok(()),
         }

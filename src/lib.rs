@@ -5,6 +5,7 @@ pub mod data;
 pub mod engine;
 pub mod error;
 pub mod evaluate;
+pub mod fit;
 pub mod http;
 pub mod item;
 pub mod model;

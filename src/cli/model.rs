@@ -3,6 +3,8 @@
 use crate::{
     Error, Result,
     model::{RewardModel, adapter::Adapter, checkpoint::Checkpoint},
+    posterior::{Posterior, Target},
+    score::Scorer,
 };
 use candle_core::{DType, Device};
 use std::path::{Path, PathBuf};
@@ -62,6 +64,28 @@ impl ModelArgs {
         let adapter = folder.as_deref().map(|folder| Adapter::load(folder, &base.config)).transpose()?;
         let model = RewardModel::new(&base, adapter.as_ref(), DType::F32, &Device::Cpu)?;
         Ok(Opened { base, adapter, folder, model })
+    }
+}
+
+impl Opened {
+    /// The model with the posterior in the adapter's folder, where there is one.
+    pub fn scorer(&self) -> Result<Scorer> {
+        let path = self.folder.as_ref().map(|folder| folder.join(super::fit::POSTERIOR));
+        let posterior = match (&self.adapter, path.filter(|path| path.exists())) {
+            (Some(adapter), Some(path)) => {
+                let (trainable, template) = (self.model.shapes(), self.base.encoder.template_sha256());
+                let target = Target {
+                    trainable: &trainable,
+                    adapter_sha256: &adapter.sha256()?,
+                    template_sha256: template.as_deref(),
+                };
+                let (posterior, warnings) = Posterior::load_for(&path, target)?;
+                warnings.iter().for_each(|warning| tracing::warn!("{}: {warning}", path.display()));
+                Some(posterior)
+            }
+            _ => None,
+        };
+        Ok(Scorer { model: self.model.clone(), posterior })
     }
 }
 

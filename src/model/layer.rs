@@ -5,6 +5,7 @@ use super::{
     sink::Sink,
     site::{Projection, Site},
 };
+use crate::Result;
 use crate::nn::{
     attention::{attention, attention_backward},
     linear::{Linear, Lora},
@@ -13,7 +14,7 @@ use crate::nn::{
     pack::Segment,
     rope::Rotation,
 };
-use candle_core::{Result, Tensor};
+use candle_core::Tensor;
 
 /// What every layer needs to know of the batch.
 pub(super) struct Batch<'a> {
@@ -93,14 +94,14 @@ impl Layer {
         let dn = self.through(Q, || Ok(n.clone()), &dq.flatten_from(1)?, sink)?;
         let dn = (dn + self.through(K, || Ok(n.clone()), &dk.flatten_from(1)?, sink)?)?;
         let dn = (dn + self.through(V, || Ok(n.clone()), &dv.flatten_from(1)?, sink)?)?;
-        dmiddle + rms_norm_backward(x, &self.input_norm, eps, &dn)?
+        Ok((dmiddle + rms_norm_backward(x, &self.input_norm, eps, &dn)?)?)
     }
 
     /// Backward of one projection, whose input is formed only where a sink wants to see it.
     fn through(
         &self,
         projection: Projection,
-        input: impl FnOnce() -> Result<Tensor>,
+        input: impl FnOnce() -> candle_core::Result<Tensor>,
         dy: &Tensor,
         sink: &mut dyn Sink,
     ) -> Result<Tensor> {
@@ -108,7 +109,7 @@ impl Layer {
         if let Some(lora) = linear.lora() {
             sink.site(Site { layer: self.index, projection }, lora, &input()?, dy)?;
         }
-        linear.backward(dy)
+        Ok(linear.backward(dy)?)
     }
 
     /// Puts another update on one projection.

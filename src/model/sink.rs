@@ -4,8 +4,9 @@
 //! block's stack of Jacobians on as soon as it is formed, so that no more than one block's is ever held.
 
 use super::site::{Factor, HEAD, Site};
+use crate::Result;
 use crate::nn::linear::Lora;
-use candle_core::{Result, Tensor};
+use candle_core::Tensor;
 use std::{collections::BTreeMap, ops::Range};
 
 pub trait Sink {
@@ -53,7 +54,7 @@ impl<'a, F: FnMut(&str, &Tensor) -> Result<()>> Jacobians<'a, F> {
             let rows = |x: &Tensor| x.narrow(0, tokens.start, tokens.len());
             rows(left)?.t()?.matmul(&rows(right)?)
         });
-        Tensor::stack(&products.collect::<Result<Vec<_>>>()?, 0)
+        Ok(Tensor::stack(&products.collect::<candle_core::Result<Vec<_>>>()?, 0)?)
     }
 }
 
