@@ -1,19 +1,27 @@
 //! Numbers of PyTorch, transformers and peft (`tests/fixtures`) against those of the engine, tensor by tensor.
 
 use candle_core::{DType, Device};
+use rand::{SeedableRng, seq::SliceRandom};
 use rewarden::{
     data,
+    fit::{Options, fit},
     item::Input,
-    model::{RewardModel, adapter::Adapter, checkpoint::Checkpoint},
+    model::{RewardModel, adapter::Adapter, checkpoint::Checkpoint, sink::Jacobians},
     nn::pack::Packed,
+    posterior::{
+        Posterior, Prior, Target,
+        fit::{CurvatureKind, Rank},
+    },
+    score::with_variances,
     text::{Limit, TokenSeq},
     train::{
         Example, Trainer,
-        loss::Loss,
+        loss::{Loss, sigmoid},
         optim::{AdamW, Schedule},
     },
 };
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const CASES: [&str; 5] = ["llama-0", "llama-1", "llama-2", "llama3-0", "llama3-1"];
@@ -109,6 +117,165 @@ fn ten_training_losses_are_those_of_pytorch() {
             let what = format!("{} step {step}", case.folder.display());
             assert_close(&what, done.loss, expected["losses"][step].as_f64().unwrap(), 1e-4);
             assert_close(&what, done.gradient_norm, expected["gradient_norms"][step].as_f64().unwrap(), 1e-3);
+        }
+    }
+}
+
+/// The adapter's posterior, checked against the model.
+fn posterior(case: &Case, model: &RewardModel) -> Posterior {
+    let (trainable, template) = (model.shapes(), case.base.encoder.template_sha256());
+    let sha256 = case.adapter.sha256().unwrap();
+    let target =
+        Target { trainable: &trainable, adapter_sha256: &sha256, template_sha256: template.as_deref() };
+    Posterior::load_for(case.folder.join("adapter/posterior.safetensors"), target).unwrap().0
+}
+
+/// Variance of every input by block.
+fn by_block(
+    model: &RewardModel,
+    posterior: &Posterior,
+    sequences: &[TokenSeq],
+) -> BTreeMap<String, Vec<f64>> {
+    let packed = Packed::sequences(sequences);
+    let trace = model.forward(&packed).unwrap();
+    let mut blocks = BTreeMap::new();
+    let mut sink = Jacobians::new(&packed.groups, |name, jacobians| {
+        blocks.insert(name.to_owned(), posterior.blocks[name].variances(jacobians)?);
+        Ok(())
+    });
+    model.backward(&packed, &trace, &vec![1.0; sequences.len()], &mut sink).unwrap();
+    blocks
+}
+
+#[test]
+fn variances_are_those_of_autograd_block_by_block() {
+    for case in Case::all() {
+        let model = case.model(DType::F32);
+        let (ids, sequences) = case.inputs();
+        let expected = &case.json("expected.json")["items"];
+        let blocks = by_block(&model, &posterior(&case, &model), &sequences);
+        for (i, id) in ids.iter().enumerate() {
+            let wanted = expected[id]["blocks"].as_object().unwrap();
+            assert_eq!(wanted.keys().collect::<Vec<_>>(), blocks.keys().collect::<Vec<_>>());
+            for (name, want) in wanted {
+                let (got, want) = (blocks[name][i], want.as_f64().unwrap());
+                let what = format!("{} {id} {name}", case.folder.display());
+                assert!((got - want).abs() <= 1e-3 * want + 1e-9, "{what}: {got} is not {want}");
+            }
+            let (got, want) =
+                (blocks.values().map(|b| b[i]).sum::<f64>(), expected[id]["variance"].as_f64().unwrap());
+            assert!((got - want).abs() <= 1e-3 * want, "{id}: {got} is not {want}");
+        }
+    }
+}
+
+#[test]
+fn covariances_and_preferences_are_those_of_autograd() {
+    for case in Case::all() {
+        let model = case.model(DType::F32);
+        let posterior = posterior(&case, &model);
+        let (ids, sequences) = case.inputs();
+        for group in case.json("expected.json")["groups"].as_array().unwrap() {
+            let members: Vec<usize> = (group["ids"].as_array().unwrap().iter())
+                .map(|id| ids.iter().position(|known| known == id.as_str().unwrap()).unwrap())
+                .collect();
+            let packed = Packed::sequences(members.iter().map(|i| &sequences[*i]));
+            let trace = model.forward(&packed).unwrap();
+            let n = members.len();
+            let mut covariance = vec![vec![0.0; n]; n];
+            let mut sink = Jacobians::new(&packed.groups, |name, jacobians| {
+                for (sums, row) in covariance.iter_mut().zip(posterior.blocks[name].covariance(jacobians)?) {
+                    sums.iter_mut().zip(row).for_each(|(sum, c)| *sum += c);
+                }
+                Ok(())
+            });
+            model.backward(&packed, &trace, &vec![1.0; n], &mut sink).unwrap();
+            for (i, j) in (0..n).flat_map(|i| (0..n).map(move |j| (i, j))) {
+                let want = |what: &str| group[what][i][j].as_f64().unwrap();
+                let scale = (covariance[i][i] * covariance[j][j]).sqrt();
+                let (got, c) = (covariance[i][j], want("covariance"));
+                assert!((got - c).abs() <= 1e-3 * scale, "covariance {i} {j}: {got} is not {c}");
+                let mean = trace.rewards()[i] - trace.rewards()[j];
+                let v = (covariance[i][i] + covariance[j][j] - 2.0 * got).max(0.0);
+                // MacKay (1992): sigma(mu / sqrt(1 + pi v / 8)).
+                let p = sigmoid(mean / (1.0 + std::f64::consts::PI * v / 8.0).sqrt());
+                assert_close("preference", p, want("preference_probability"), 1e-3);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_variance_of_a_pair_is_that_of_the_difference_with_the_prompt_computed_once() {
+    for case in Case::all() {
+        let model = case.model(DType::F32);
+        let posterior = posterior(&case, &model);
+        for example in case.examples().iter().take(4) {
+            let pair = Packed::pairs([(&example.chosen, &example.rejected)]);
+            let got = with_variances(&model, &posterior, &pair, 2).unwrap().1[0];
+            let both = Packed::sequences([&example.chosen, &example.rejected]);
+            let trace = model.forward(&both).unwrap();
+            let mut want = 0.0;
+            let mut sink = Jacobians::new(&both.groups, |name, jacobians| {
+                let c = posterior.blocks[name].covariance(jacobians)?;
+                want += c[0][0] + c[1][1] - 2.0 * c[0][1];
+                Ok(())
+            });
+            model.backward(&both, &trace, &[1.0, 1.0], &mut sink).unwrap();
+            assert!((got - want).abs() <= 1e-3 * want, "{got} is not {want}");
+        }
+    }
+}
+
+#[test]
+fn a_fitted_posterior_is_that_of_the_reference() {
+    for case in Case::all() {
+        let model = case.model(DType::F32);
+        let options = Options {
+            curvature: CurvatureKind::Ekfac,
+            rank: Rank::Full,
+            prior: Prior::Number(1.0),
+            batch_tokens: 300,
+        };
+        let fitted = fit(&model, &case.examples(), &BTreeMap::new(), &options, &mut |_| {}).unwrap();
+        let expected = case.json("curvature.json");
+        let what = case.folder.display();
+        for (name, want) in expected["trace"].as_object().unwrap() {
+            let (got, want) = (fitted.traces[name], want.as_f64().unwrap());
+            assert!((got - want).abs() <= 1e-4 * want, "{what} {name}: trace {got} is not {want}");
+        }
+        let want = expected["log_likelihood"].as_f64().unwrap();
+        assert_close("log likelihood", fitted.log_likelihood, want, 1e-4);
+        let (ids, sequences) = case.inputs();
+        let blocks = by_block(&model, &fitted.posterior, &sequences);
+        for (i, id) in ids.iter().enumerate() {
+            let (got, want) = (blocks.values().map(|b| b[i]).sum::<f64>(), &expected["ekfac_variance"][id]);
+            let want = want.as_f64().unwrap();
+            assert!((got - want).abs() <= 1e-3 * want, "{what} {id}: fitted {got} is not {want}");
+        }
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 12, ..Default::default() })]
+    #[test]
+    fn a_score_does_not_depend_on_its_batch(seed in 0u64..1000, parts in 1usize..6) {
+        let case = Case::all().nth(seed as usize % CASES.len()).unwrap();
+        let model = case.model(DType::F32);
+        let posterior = posterior(&case, &model);
+        let (_, sequences) = case.inputs();
+        let score = |of: &[&TokenSeq]| {
+            with_variances(&model, &posterior, &Packed::sequences(of.iter().copied()), 1).unwrap()
+        };
+        let mut order: Vec<usize> = (0..sequences.len()).collect();
+        order.shuffle(&mut rand_chacha::ChaCha8Rng::seed_from_u64(seed));
+        for part in order.chunks(sequences.len().div_ceil(parts)) {
+            let (means, variances) = score(&part.iter().map(|i| &sequences[*i]).collect::<Vec<_>>());
+            for ((i, mean), variance) in part.iter().zip(means).zip(variances) {
+                let (alone, spread) = score(&[&sequences[*i]]);
+                proptest::prop_assert!((mean - alone[0]).abs() <= 1e-5 * alone[0].abs().max(1.0));
+                proptest::prop_assert!((variance - spread[0]).abs() <= 1e-5 * spread[0].max(1.0));
+            }
         }
     }
 }

@@ -55,19 +55,23 @@ pub struct Opened {
 
 impl ModelArgs {
     pub fn open(&self) -> Result<Opened> {
-        let base = self.base.open()?;
         let folder = match (&self.adapter, &self.base.model) {
             (Some(folder), _) => Some(folder.clone()),
             (None, None) => Some(embedded(ADAPTER)?),
             (None, Some(_)) => None,
         };
-        let adapter = folder.as_deref().map(|folder| Adapter::load(folder, &base.config)).transpose()?;
-        let model = RewardModel::new(&base, adapter.as_ref(), DType::F32, &Device::Cpu)?;
-        Ok(Opened { base, adapter, folder, model })
+        Opened::new(self.base.open()?, folder)
     }
 }
 
 impl Opened {
+    /// Puts the adapter in `folder` on a base, after a check that its shapes fit.
+    pub fn new(base: Checkpoint, folder: Option<PathBuf>) -> Result<Self> {
+        let adapter = folder.as_deref().map(|folder| Adapter::load(folder, &base.config)).transpose()?;
+        let model = RewardModel::new(&base, adapter.as_ref(), DType::F32, &Device::Cpu)?;
+        Ok(Self { base, adapter, folder, model })
+    }
+
     /// The model with the posterior in the adapter's folder, where there is one.
     pub fn scorer(&self) -> Result<Scorer> {
         let path = self.folder.as_ref().map(|folder| folder.join(super::fit::POSTERIOR));

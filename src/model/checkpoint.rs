@@ -7,7 +7,7 @@
 use super::config::Config;
 use crate::{Error, Result, text::Encoder};
 use candle_core::{DType, Tensor};
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 mod folder;
 mod gguf;
@@ -17,12 +17,12 @@ pub(crate) mod tensors;
 const HEAD: &str = "score.weight";
 
 /// A base model, checked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
     /// Last part of the path, without its extension.
     pub name: String,
     pub config: Config,
-    pub encoder: Encoder,
+    pub encoder: Arc<Encoder>,
     /// Tensors of [`Config::tensors`] and, where there is one, the head, in f32.
     pub tensors: BTreeMap<String, Tensor>,
     /// What the checkpoint holds without being used.
@@ -36,7 +36,7 @@ impl Checkpoint {
         let loaded = if gguf { gguf::read(path)? } else { folder::read(path)? };
         let Loaded { config, encoder, tensors } = loaded;
         let (tensors, warnings) = checked(path, &config, tensors)?;
-        let encoder = encoder.with_vocabulary(config.vocab_size);
+        let encoder = Arc::new(encoder.with_vocabulary(config.vocab_size));
         let name = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let name = name.file_stem().map_or_else(|| "base".into(), |stem| stem.to_string_lossy().into_owned());
         Ok(Self { name, config, encoder, tensors, warnings })

@@ -1,0 +1,79 @@
+//! Running the program on copies of the fixtures.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+use tempfile::TempDir;
+
+/// A case of the fixtures in a folder of its own, which a test may damage.
+pub struct Workspace {
+    folder: TempDir,
+}
+
+impl Workspace {
+    pub fn new(case: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/cases").join(case);
+        copy(&from, folder.path());
+        Self { folder }
+    }
+
+    pub fn path(&self, part: &str) -> PathBuf {
+        self.folder.path().join(part)
+    }
+
+    pub fn read(&self, part: &str) -> Vec<u8> {
+        fs::read(self.path(part)).unwrap()
+    }
+
+    pub fn write(&self, part: &str, bytes: impl AsRef<[u8]>) {
+        fs::write(self.path(part), bytes).unwrap();
+    }
+
+    /// A command with the program, in this folder, and nothing of the environment's settings.
+    pub fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rewarden"));
+        command.current_dir(self.folder.path()).args(arguments.split_whitespace());
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("REWARDEN_")) {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    pub fn run(&self, arguments: &str) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Standard output of a run that must succeed.
+    pub fn succeed(&self, arguments: &str) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The message of a run that must fail: exit code 1 and one line that begins with `error: `.
+    pub fn fail(&self, arguments: &str) -> String {
+        let output = self.run(arguments);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments}: {stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+        let errors: Vec<&str> = stderr.split("error: ").collect();
+        assert_eq!(errors.len(), 2, "{stderr}");
+        errors[1].trim_end().to_owned()
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => {
+                fs::copy(entry.path(), target).unwrap();
+            }
+        }
+    }
+}
