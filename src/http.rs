@@ -32,6 +32,7 @@ mod error;
 mod json;
 mod layers;
 mod models;
+mod object;
 mod ops;
 mod rewards;
 

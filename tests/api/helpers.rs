@@ -178,6 +178,12 @@ impl Service {
         self.until(async || self.metric(name).await == value).await;
     }
 
+    /// Waits until `requests` requests in all have been put into the queue, which happens in the same step
+    /// in which their tokenising is counted.
+    pub async fn until_queued(&self, requests: usize) {
+        self.until_metric(r#"rewarden_stage_seconds_count{stage="tokenize"}"#, requests as f64).await;
+    }
+
     pub async fn until(&self, mut happens: impl AsyncFnMut() -> bool) {
         for _ in 0..2000 {
             if happens().await {
