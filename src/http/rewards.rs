@@ -26,7 +26,8 @@ use crate::{
 pub struct RewardsRequest {
     /// A name that `/v1/models` lists; the first of them by default.
     pub model: Option<String>,
-    #[schema(min_items = 1, value_type = Vec<Item>)]
+    #[serde(default)]
+    #[schema(required, min_items = 1, value_type = Vec<Item>)]
     pub items: Vec<Object<Item>>,
     /// What uncertainty costs; one standard deviation by default.
     #[schema(value_type = Option<PenaltyRequest>)]
@@ -182,7 +183,7 @@ impl Reward {
 /// Separates ids from inputs; what is wrong is named with its place.
 fn parsed(items: Vec<Object<Item>>) -> Result<(Vec<Option<String>>, Vec<Input>)> {
     if items.is_empty() {
-        return Err(Error::field("items", "empty"));
+        return Err(Error::field("items", "missing or empty"));
     }
     let parse = |(index, Object(mut item)): (usize, Object<Item>)| {
         let id = item.id.take();
