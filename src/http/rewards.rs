@@ -8,7 +8,7 @@ use super::{
     App,
     error::{ApiError, ErrorBody},
     json::StrictJson,
-    layers::{Deadline, Usage},
+    layers::{Cost, Deadline},
     object::Object,
 };
 use crate::{
@@ -125,7 +125,7 @@ pub async fn rewards(
     State(app): State<App>,
     Extension(Deadline(deadline)): Extension<Deadline>,
     StrictJson(request): StrictJson<RewardsRequest>,
-) -> Result<(Extension<Usage>, Json<RewardsResponse>), ApiError> {
+) -> Result<(Extension<Cost>, Json<RewardsResponse>), ApiError> {
     let (model, served) = app.engine().registry().find(request.model.as_deref())?;
     if request.items.len() > app.config().max_items {
         return Err(ApiError::too_many_items(request.items.len(), app.config().max_items));
@@ -139,9 +139,9 @@ pub async fn rewards(
     let data = data.collect::<Result<Vec<_>>>()?;
     let tokens = data.iter().map(|reward| reward.tokens).sum();
     observe(app.metrics(), &served.name, &data);
-    let usage = Usage { items: data.len(), tokens };
-    let (model, usage_shown) = (served.name.clone(), TokenUsage { tokens });
-    Ok((Extension(usage), Json(RewardsResponse { object: "list", model, data, usage: usage_shown })))
+    let cost = Cost { items: data.len(), tokens };
+    let (model, usage) = (served.name.clone(), TokenUsage { tokens });
+    Ok((Extension(cost), Json(RewardsResponse { object: "list", model, data, usage })))
 }
 
 impl Plan {

@@ -170,3 +170,10 @@ async fn nothing_is_scored_before_the_models_are_warm() {
     service.until(async || service.get("/readyz").await.status() == 200).await;
     assert_eq!(service.batches.lock().unwrap().len(), 2, "each model has run once");
 }
+
+#[tokio::test]
+async fn a_model_that_does_not_warm_up_ends_the_service() {
+    let service = Service::start(Setup { broken: true, ..Setup::default() }).await;
+    let message = service.server.await.unwrap().unwrap_err().to_string();
+    assert!(message.contains("warm-up of model `bayes`: the stand-in fails"), "{message}");
+}
