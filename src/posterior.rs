@@ -1,1 +1,104 @@
-//! posterior
+//! The Laplace posterior over the trainable matrices, block by block (Yang et al., ICLR 2024).
+//!
+//! A *block* is one trainable matrix, d_out x d_in, and J_b its gradient for one reward, of the same shape. Its posterior
+//! precision is U S U^T + lambda I in a Kronecker eigenbasis, so that the covariance of two rewards is a sum over blocks:
+//!
+//! ```text
+//! q = U_o^T J U_i      cov_b(a, b) = sum_ij qa_ij qb_ij / (S_ij + lambda) + residual of the truncated side
+//! ```
+//!
+//! [`block`] computes that sum, [`store`] reads and writes the file, [`fit`] accumulates S over preference pairs and
+//! [`evidence`] chooses lambda. Nothing here knows the model: blocks have names and shapes, gradients arrive as tensors.
+
+pub mod block;
+mod check;
+pub mod config;
+pub mod evidence;
+pub mod fit;
+mod frame;
+pub mod parts;
+pub mod prior;
+pub mod store;
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+pub use block::Block;
+pub use check::Target;
+pub use config::FitConfig;
+pub use parts::Parts;
+pub use prior::Prior;
+
+/// Everything that `posterior.safetensors` holds.
+#[derive(Debug, Clone)]
+pub struct Posterior {
+    /// By block name: the PEFT tensor's name less `.weight`.
+    pub blocks: BTreeMap<String, Block>,
+    /// How it was fitted; `None` in files that other programs wrote without saying so.
+    pub config: Option<FitConfig>,
+}
+
+/// What a block is within the adapter; blocks of one kind share a prior precision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum BlockKind {
+    /// The down projection of a low-rank update, r x d_in.
+    A,
+    /// The up projection of a low-rank update, d_out x r.
+    B,
+    /// The reward head, 1 x d.
+    #[serde(rename = "head")]
+    Head,
+}
+
+impl BlockKind {
+    pub const ALL: [Self; 3] = [Self::A, Self::B, Self::Head];
+
+    /// Reads the kind off the last part of a block's dotted name; `None` for any other name.
+    pub fn of(name: &str) -> Option<Self> {
+        match name.rsplit('.').next()? {
+            "lora_A" => Some(Self::A),
+            "lora_B" => Some(Self::B),
+            "score" => Some(Self::Head),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for BlockKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::A => "A",
+            Self::B => "B",
+            Self::Head => "head",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kind_is_the_last_part_of_the_name() {
+        let cases = [
+            ("base_model.model.model.layers.0.self_attn.q_proj.lora_A", Some(BlockKind::A)),
+            ("base_model.model.model.layers.0.self_attn.q_proj.lora_B", Some(BlockKind::B)),
+            ("base_model.model.score", Some(BlockKind::Head)),
+            ("base_model.model.score.lora_A", Some(BlockKind::A)),
+            ("base_model.model.my_score", None),
+            ("base_model.model.lora_A.weight", None),
+            ("", None),
+        ];
+        for (name, kind) in cases {
+            assert_eq!(BlockKind::of(name), kind, "{name}");
+        }
+    }
+
+    #[test]
+    fn kind_is_written_as_it_is_displayed() {
+        for kind in BlockKind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.to_string());
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! Names of the linear layers that an adapter may change.
 
+use super::config::Config;
 use std::fmt;
 
 /// One linear layer of a decoder block.
@@ -30,6 +31,19 @@ impl Projection {
         }
     }
 
+    /// (d_out, d_in) of its weights.
+    pub fn shape(self, config: &Config) -> (usize, usize) {
+        let (hidden, wide) = (config.hidden_size, config.intermediate_size);
+        let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        match self {
+            Self::Q => (queries, hidden),
+            Self::K | Self::V => (keys, hidden),
+            Self::O => (hidden, queries),
+            Self::Gate | Self::Up => (wide, hidden),
+            Self::Down => (hidden, wide),
+        }
+    }
+
     /// The sub-module of the decoder layer that holds it.
     fn parent(self) -> &'static str {
         match self {
@@ -39,11 +53,32 @@ impl Projection {
     }
 }
 
+/// Block name of the reward head: its PEFT tensor less `.weight`.
+pub const HEAD: &str = "base_model.model.score";
+
+/// One of the two matrices of a low-rank update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Factor {
+    A,
+    B,
+}
+
 /// A place where an adapter may act: one projection of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Site {
     pub layer: usize,
     pub projection: Projection,
+}
+
+impl Site {
+    /// Block name of one of its factors: the PEFT tensor less `.weight`.
+    pub fn block(&self, factor: Factor) -> String {
+        let factor = match factor {
+            Factor::A => "lora_A",
+            Factor::B => "lora_B",
+        };
+        format!("base_model.model.{self}.{factor}")
+    }
 }
 
 impl fmt::Display for Site {

@@ -45,7 +45,7 @@ pub struct Linear {
 impl Linear {
     pub fn new(base: Tensor, lora: Option<Lora>) -> Result<Self> {
         let effective = match &lora {
-            Some(lora) => (&base + (lora.b.matmul(&lora.a)? * lora.scale)?)?,
+            Some(lora) => (&base + (&lora.b * lora.scale)?.matmul(&lora.a)?)?,
             None => base.clone(),
         };
         Ok(Self { base, lora, effective })

@@ -1,0 +1,49 @@
+//! `rewarden evaluate`: how good a reward model is on preference pairs, as a whole and by source.
+
+use super::{model::ModelArgs, pairs::PairArgs};
+use crate::{
+    Error, Result,
+    evaluate::PairMeasures,
+    train::{Example, run::differences},
+};
+use clap::Subcommand;
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// Most tokens in one forward.
+const BATCH_TOKENS: usize = 2048;
+
+#[derive(Debug, Subcommand)]
+pub enum Evaluate {
+    /// Accuracy with its 95 % interval, NLL and calibration error on pairs, by source
+    Pairs(Pairs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Pairs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    pairs: PairArgs,
+}
+
+impl Evaluate {
+    pub fn run(self) -> Result<()> {
+        let Self::Pairs(Pairs { model, pairs }) = self;
+        let opened = model.open()?;
+        let encoded = pairs.encode(pairs.read()?, &opened.base)?;
+        let examples: Vec<&Example> = encoded.examples.iter().collect();
+        let differences = differences(&opened.model, &examples, BATCH_TOKENS)?;
+        let mut sources: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        for (pair, difference) in encoded.pairs.iter().zip(&differences) {
+            sources.entry(pair.source.as_deref().unwrap_or("unnamed")).or_default().push(*difference);
+        }
+        let by_source: BTreeMap<_, _> = sources.iter().map(|(name, d)| (name, PairMeasures::of(d))).collect();
+        let report = json!({
+            "all": PairMeasures::of(&differences), "by_source": by_source,
+            "skipped": encoded.skipped, "truncated": encoded.truncated,
+        });
+        println!("{}", serde_json::to_string_pretty(&report).map_err(|e| Error::Usage(e.to_string()))?);
+        Ok(())
+    }
+}

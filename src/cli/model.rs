@@ -1,0 +1,104 @@
+//! Which model a command works on: `--model`, `--adapter`, or the embedded default.
+
+use crate::{
+    Error, Result,
+    model::{RewardModel, adapter::Adapter, checkpoint::Checkpoint},
+    posterior::{Posterior, Target},
+    score::Scorer,
+};
+use candle_core::{DType, Device};
+use std::path::{Path, PathBuf};
+
+/// Folder of the embedded base, under the models' folder.
+const BASE: &str = "smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf";
+/// Folder of the embedded adapter and its posterior.
+pub const ADAPTER: &str = "default";
+
+/// Where the base model is.
+#[derive(Debug, Clone, clap::Args)]
+pub struct BaseArgs {
+    /// Base model: a Hugging Face checkpoint folder or a .gguf file [default: the embedded SmolLM2-135M-Instruct]
+    #[arg(long, value_name = "PATH", env = "REWARDEN_MODEL")]
+    pub model: Option<PathBuf>,
+}
+
+impl BaseArgs {
+    /// Opens the base, and says on standard error what of it is not used.
+    pub fn open(&self) -> Result<Checkpoint> {
+        let path = match &self.model {
+            Some(path) => path.clone(),
+            None => embedded(BASE)?,
+        };
+        let base = Checkpoint::open(&path)?;
+        base.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        Ok(base)
+    }
+}
+
+/// A base, and the adapter on it.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ModelArgs {
+    #[command(flatten)]
+    pub base: BaseArgs,
+    /// PEFT LoRA folder [default: the embedded adapter, where `--model` is not given either]
+    #[arg(long, value_name = "PATH", env = "REWARDEN_ADAPTER")]
+    pub adapter: Option<PathBuf>,
+}
+
+/// A reward model with what it was made from.
+pub struct Opened {
+    pub base: Checkpoint,
+    pub adapter: Option<Adapter>,
+    pub folder: Option<PathBuf>,
+    pub model: RewardModel,
+}
+
+impl ModelArgs {
+    pub fn open(&self) -> Result<Opened> {
+        let base = self.base.open()?;
+        let folder = match (&self.adapter, &self.base.model) {
+            (Some(folder), _) => Some(folder.clone()),
+            (None, None) => Some(embedded(ADAPTER)?),
+            (None, Some(_)) => None,
+        };
+        let adapter = folder.as_deref().map(|folder| Adapter::load(folder, &base.config)).transpose()?;
+        let model = RewardModel::new(&base, adapter.as_ref(), DType::F32, &Device::Cpu)?;
+        Ok(Opened { base, adapter, folder, model })
+    }
+}
+
+impl Opened {
+    /// The model with the posterior in the adapter's folder, where there is one.
+    pub fn scorer(&self) -> Result<Scorer> {
+        let path = self.folder.as_ref().map(|folder| folder.join(super::fit::POSTERIOR));
+        let posterior = match (&self.adapter, path.filter(|path| path.exists())) {
+            (Some(adapter), Some(path)) => {
+                let (trainable, template) = (self.model.shapes(), self.base.encoder.template_sha256());
+                let target = Target {
+                    trainable: &trainable,
+                    adapter_sha256: &adapter.sha256()?,
+                    template_sha256: template.as_deref(),
+                };
+                let (posterior, warnings) = Posterior::load_for(&path, target)?;
+                warnings.iter().for_each(|warning| tracing::warn!("{}: {warning}", path.display()));
+                Some(posterior)
+            }
+            _ => None,
+        };
+        Ok(Scorer { model: self.model.clone(), posterior })
+    }
+}
+
+/// Finds a part of the embedded default: in $REWARDEN_MODELS, beside the executable, in the source tree.
+pub fn embedded(part: &str) -> Result<PathBuf> {
+    let given = std::env::var_os("REWARDEN_MODELS").map(PathBuf::from);
+    let beside =
+        std::env::current_exe().ok().and_then(|exe| Some(exe.canonicalize().ok()?.parent()?.join("models")));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let places: Vec<PathBuf> = given.into_iter().chain(beside).chain([source]).collect();
+    places.iter().map(|place| place.join(part)).find(|path| path.exists()).ok_or_else(|| {
+        let places: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
+        let hint = "hint: set `REWARDEN_MODELS` to the folder that holds it, or give `--model`";
+        Error::Usage(format!("no embedded model: `{part}` is not in {} ({hint})", places.join(", ")))
+    })
+}

@@ -1,0 +1,92 @@
+//! A base model as users bring it: weights, configuration and text handling, from a Hugging Face folder or a GGUF file.
+//!
+//! Weights are held in f32 under Hugging Face's names, whatever they were stored as. Everything that is missing,
+//! misshaped or not finite is reported at once; what belongs nowhere is a warning, save what every base brings
+//! and a reward model does not use (its `lm_head`, old buffers).
+
+use super::config::Config;
+use crate::{Error, Result, text::Encoder};
+use candle_core::{DType, Tensor};
+use std::{collections::BTreeMap, path::Path};
+
+mod folder;
+mod gguf;
+pub(crate) mod tensors;
+
+/// The head's name in a checkpoint.
+const HEAD: &str = "score.weight";
+
+/// A base model, checked.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Last part of the path, without its extension.
+    pub name: String,
+    pub config: Config,
+    pub encoder: Encoder,
+    /// Tensors of [`Config::tensors`] and, where there is one, the head, in f32.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// What the checkpoint holds without being used.
+    pub warnings: Vec<String>,
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint folder, or a file that ends in `.gguf`.
+    pub fn open(path: &Path) -> Result<Self> {
+        let gguf = path.extension().is_some_and(|extension| extension == "gguf");
+        let loaded = if gguf { gguf::read(path)? } else { folder::read(path)? };
+        let Loaded { config, encoder, tensors } = loaded;
+        let (tensors, warnings) = checked(path, &config, tensors)?;
+        let encoder = encoder.with_vocabulary(config.vocab_size);
+        let name = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let name = name.file_stem().map_or_else(|| "base".into(), |stem| stem.to_string_lossy().into_owned());
+        Ok(Self { name, config, encoder, tensors, warnings })
+    }
+
+    /// The reward head (1, C), where the base has one.
+    pub fn head(&self) -> Option<&Tensor> {
+        self.tensors.get(HEAD)
+    }
+}
+
+/// What a reader of one of the two layouts returns, unchecked.
+struct Loaded {
+    config: Config,
+    encoder: Encoder,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+/// Tensors by their names.
+type Named = BTreeMap<String, Tensor>;
+
+/// Keeps what the model needs, in f32, and says what else there is.
+fn checked(path: &Path, config: &Config, mut found: Named) -> Result<(Named, Vec<String>)> {
+    let mut wanted = config.tensors();
+    if found.contains_key(HEAD) {
+        wanted.push((HEAD.to_owned(), vec![1, config.hidden_size]));
+    }
+    let (mut kept, mut problems) = (BTreeMap::new(), Vec::new());
+    for (name, shape) in wanted {
+        match found.remove(&name) {
+            None => problems.push(format!("{name} is missing")),
+            Some(tensor) if tensor.dims() != shape => {
+                problems.push(format!("{name} has shape {:?}, expected {shape:?}", tensor.dims()));
+            }
+            Some(tensor) => {
+                let tensor = tensor.to_dtype(DType::F32)?;
+                if !tensors::all_finite(&tensor)? {
+                    problems.push(format!("{name} holds a number that is not finite"));
+                }
+                kept.insert(name, tensor);
+            }
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Error::file(path, problems.join("; ")));
+    }
+    let unused = found.keys().filter(|name| !brought_by_every_base(name));
+    Ok((kept, unused.map(|name| format!("{}: {name} is not used", path.display())).collect()))
+}
+
+fn brought_by_every_base(name: &str) -> bool {
+    name == "lm_head.weight" || name.ends_with(".rotary_emb.inv_freq")
+}

@@ -1,0 +1,52 @@
+//! A Hugging Face checkpoint folder: `config.json`, `model.safetensors` or shards with their index, tokenizer files.
+
+use super::{Loaded, tensors};
+use crate::{Error, Result, model::config::Config, text::Encoder};
+use candle_core::Tensor;
+use serde::Deserialize;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Component, Path},
+};
+
+const WHOLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+pub fn read(folder: &Path) -> Result<Loaded> {
+    let path = folder.join("config.json");
+    let config = Config::from_json(&path, &std::fs::read(&path).map_err(Error::io(&path))?)?;
+    let encoder = Encoder::from_folder(folder, config.pad_token_id)?;
+    Ok(Loaded { encoder, tensors: weights(folder)?, config })
+}
+
+fn weights(folder: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let index = folder.join(INDEX);
+    if !index.exists() {
+        return Ok(tensors::read(&folder.join(WHOLE))?.0);
+    }
+    let mut all = BTreeMap::new();
+    for shard in shards(&index)? {
+        all.extend(tensors::read(&folder.join(shard))?.0);
+    }
+    Ok(all)
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// The files that an index names; each must lie in the folder itself.
+fn shards(path: &Path) -> Result<BTreeSet<String>> {
+    let json = std::fs::read(path).map_err(Error::io(path))?;
+    let index: Index = serde_json::from_slice(&json).map_err(|e| Error::file(path, e))?;
+    let shards: BTreeSet<String> = index.weight_map.into_values().collect();
+    let plain = |name: &str| {
+        let mut parts = Path::new(name).components();
+        matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None))
+    };
+    match shards.iter().find(|name| !plain(name)) {
+        Some(name) => Err(Error::file(path, format!("weight_map: `{name}` is not a file name"))),
+        None => Ok(shards),
+    }
+}

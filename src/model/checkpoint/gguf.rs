@@ -1,0 +1,144 @@
+//! A GGUF file of the llama architecture: quantised tensors are expanded to f32 once, on loading.
+//!
+//! GGUF's llama layout interleaves the two rotary halves of each head, so rows of q and k are put back into Hugging
+//! Face's order. Types that candle cannot expand are refused.
+
+use super::Loaded;
+use crate::{
+    Error, Result,
+    model::config::{Config, Rope, Scaling},
+    text::Encoder,
+};
+use candle_core::{
+    Device, Tensor,
+    quantized::gguf_file::{Content, Value},
+};
+use std::{collections::BTreeMap, fs::File, io::BufReader, path::Path};
+
+pub fn read(path: &Path) -> Result<Loaded> {
+    let mut reader = BufReader::new(File::open(path).map_err(Error::io(path))?);
+    let content =
+        Content::read(&mut reader).map_err(|e| Error::file(path, format!("not a whole GGUF file: {e}")))?;
+    let config = Metadata { path, content: &content }.config()?;
+    let encoder = Encoder::from_gguf(path, &content)?;
+    let mut tensors = BTreeMap::new();
+    for name in content.tensor_infos.keys() {
+        let wrong = |e: candle_core::Error| Error::file(path, format!("{name}: {e}"));
+        let tensor = content.tensor(&mut reader, name, &Device::Cpu).map_err(wrong)?;
+        let tensor = tensor.dequantize(&Device::Cpu).map_err(wrong)?;
+        let (name, tensor) = renamed(name, tensor, &config)?;
+        tensors.insert(name, tensor);
+    }
+    Ok(Loaded { encoder, tensors, config })
+}
+
+struct Metadata<'a> {
+    path: &'a Path,
+    content: &'a Content,
+}
+
+impl Metadata<'_> {
+    fn config(&self) -> Result<Config> {
+        match self.get("general.architecture") {
+            Some(Value::String(name)) if name == "llama" => {}
+            other => return Err(self.wrong("general.architecture", &format!("{other:?} is not supported"))),
+        }
+        if self.content.tensor_infos.contains_key("rope_freqs.weight") {
+            return Err(self.wrong("rope_freqs.weight", "scaled rotary frequencies are not supported"));
+        }
+        let heads = self.size("llama.attention.head_count")?;
+        let hidden_size = self.size("llama.embedding_length")?;
+        let head_dim = match self.get("llama.rope.dimension_count") {
+            Some(_) => self.size("llama.rope.dimension_count")?,
+            None => hidden_size / heads.max(1),
+        };
+        let config = Config {
+            vocab_size: self.rows("token_embd.weight")?,
+            hidden_size,
+            intermediate_size: self.size("llama.feed_forward_length")?,
+            layers: self.size("llama.block_count")?,
+            heads,
+            kv_heads: self.size("llama.attention.head_count_kv")?,
+            head_dim,
+            rms_norm_eps: self.number("llama.attention.layer_norm_rms_epsilon")?,
+            max_length: self.size("llama.context_length")?,
+            rope: Rope { theta: self.number("llama.rope.freq_base")?, scaling: Scaling::Default },
+            pad_token_id: match self.get("tokenizer.ggml.padding_token_id") {
+                Some(_) => u32::try_from(self.size("tokenizer.ggml.padding_token_id")?).ok(),
+                None => None,
+            },
+        };
+        config.check().map_err(|e| Error::file(self.path, e))?;
+        Ok(config)
+    }
+
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.content.metadata.get(key)
+    }
+
+    fn wrong(&self, key: &str, message: &str) -> Error {
+        Error::file(self.path, format!("{key}: {message}"))
+    }
+
+    fn size(&self, key: &str) -> Result<usize> {
+        let value = self.get(key).ok_or_else(|| self.wrong(key, "missing"))?;
+        let number = value.to_u64().or_else(|_| value.to_u32().map(u64::from));
+        number.map(|n| n as usize).map_err(|_| self.wrong(key, "expected a whole number"))
+    }
+
+    fn number(&self, key: &str) -> Result<f64> {
+        let value = self.get(key).ok_or_else(|| self.wrong(key, "missing"))?;
+        value.to_f32().map(f64::from).map_err(|_| self.wrong(key, "expected a number"))
+    }
+
+    fn rows(&self, tensor: &str) -> Result<usize> {
+        let info = self.content.tensor_infos.get(tensor);
+        info.and_then(|info| info.shape.dims().first().copied()).ok_or_else(|| self.wrong(tensor, "missing"))
+    }
+}
+
+/// The tensor under Hugging Face's name, in Hugging Face's order of rows.
+fn renamed(name: &str, tensor: Tensor, config: &Config) -> Result<(String, Tensor)> {
+    let whole = match name {
+        "token_embd.weight" => Some("model.embed_tokens.weight"),
+        "output_norm.weight" => Some("model.norm.weight"),
+        "output.weight" => Some("lm_head.weight"),
+        _ => None,
+    };
+    if let Some(whole) = whole {
+        return Ok((whole.to_owned(), tensor));
+    }
+    let parts: Vec<&str> = name.split('.').collect();
+    let [_, layer, part, "weight"] = parts[..] else {
+        return Ok((name.to_owned(), tensor));
+    };
+    let (module, heads) = match part {
+        "attn_norm" => ("input_layernorm", None),
+        "attn_q" => ("self_attn.q_proj", Some(config.heads)),
+        "attn_k" => ("self_attn.k_proj", Some(config.kv_heads)),
+        "attn_v" => ("self_attn.v_proj", None),
+        "attn_output" => ("self_attn.o_proj", None),
+        "ffn_norm" => ("post_attention_layernorm", None),
+        "ffn_gate" => ("mlp.gate_proj", None),
+        "ffn_up" => ("mlp.up_proj", None),
+        "ffn_down" => ("mlp.down_proj", None),
+        _ => return Ok((name.to_owned(), tensor)),
+    };
+    let tensor = match heads {
+        Some(heads) => halves_apart(tensor, heads)?,
+        None => tensor,
+    };
+    Ok((format!("model.layers.{layer}.{module}.weight"), tensor))
+}
+
+/// Rows (pair 0 first, pair 0 second, pair 1 first, …) of each head -> (all first, all second).
+fn halves_apart(tensor: Tensor, heads: usize) -> Result<Tensor> {
+    let (rows, columns) = match tensor.dims2() {
+        Ok((rows, columns)) if rows % (2 * heads) == 0 => (rows, columns),
+        // Misshaped: reported with the others.
+        _ => return Ok(tensor),
+    };
+    // (H, D / 2, 2, C) -> (H, 2, D / 2, C)
+    let split = tensor.reshape((heads, rows / heads / 2, 2, columns))?;
+    Ok(split.transpose(1, 2)?.contiguous()?.reshape((rows, columns))?)
+}

@@ -1,0 +1,86 @@
+//! What a posterior says about how it was fitted: the `config` entry of the file's metadata, as JSON.
+//!
+//! Other programs may write a posterior with less, or more: absent entries are `None` or empty, unknown ones are ignored.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    BlockKind,
+    fit::{CurvatureKind, Rank},
+};
+
+/// How a posterior was fitted, and to which adapter.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FitConfig {
+    /// How S was found.
+    pub curvature: Option<CurvatureKind>,
+    /// Directions kept of each block's long side.
+    pub rank: Option<Rank>,
+    /// Preference pairs that the curvature is summed over.
+    pub pairs: Option<usize>,
+    /// sum_n log sigma(delta_n), in nats.
+    pub log_likelihood: Option<f64>,
+    /// log Z, in nats.
+    pub evidence: Option<f64>,
+    /// gamma, over all blocks.
+    pub effective_parameters: Option<f64>,
+    /// gamma, by kind of block.
+    pub effective_parameters_by_kind: BTreeMap<BlockKind, f64>,
+    /// lambda, by kind of block.
+    pub prior_precision: BTreeMap<BlockKind, f64>,
+    /// Digest of the adapter's tensors, as lower-case hexadecimal; another adapter is refused.
+    pub adapter_sha256: Option<String>,
+    /// Digest of the chat template; another template is a warning.
+    pub template_sha256: Option<String>,
+    /// The model under the adapter.
+    pub base: Option<Base>,
+    /// Variances met on held-out pairs, to tell how unusual one is.
+    pub quantiles: Option<Quantiles>,
+    /// Trainable blocks that have no posterior on purpose.
+    pub left_out: Vec<String>,
+    /// Version of the program that fitted it.
+    pub version: Option<String>,
+}
+
+/// The base model's name and shape.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Base {
+    pub name: String,
+    pub layers: usize,
+    pub hidden_size: usize,
+    pub vocabulary: usize,
+}
+
+/// Quantiles of variances as (probability, variance), by rising probability.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Quantiles {
+    /// Of the variance of one reward.
+    pub single: Vec<(f64, f64)>,
+    /// Of the variance of the difference between the two rewards of a pair.
+    pub difference: Vec<(f64, f64)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_other_programs_write() {
+        let config: FitConfig =
+            serde_json::from_str(r#"{"adapter_sha256": "00ff", "author": "someone"}"#).unwrap();
+        assert_eq!(config, FitConfig { adapter_sha256: Some("00ff".into()), ..FitConfig::default() });
+    }
+
+    #[test]
+    fn reads_a_rank_as_a_word_or_a_number() {
+        for (json, rank) in [("\"full\"", Rank::Full), ("16", Rank::Top(16)), ("\"16\"", Rank::Top(16))] {
+            let config: FitConfig = serde_json::from_str(&format!(r#"{{"rank": {json}}}"#)).unwrap();
+            assert_eq!(config.rank, Some(rank));
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! A sum of outer products, sum_t x_t x_t^T, and its eigenvectors.
+//!
+//! Each call multiplies in the data type of the rows; the sum over calls is f64. Only the lower triangle is kept: the
+//! factors of all blocks are held at once, and of a wide layer they weigh more than its weights.
+
+use candle_core::{DType, Device, Tensor};
+use faer::{Mat, Side};
+
+use crate::{Error, Result};
+
+/// A symmetric matrix, accumulated.
+#[derive(Debug, Clone)]
+pub struct Gram {
+    dim: usize,
+    /// Rows of the lower triangle, one after the other.
+    packed: Vec<f64>,
+}
+
+/// Eigenvalues by falling size, and their vectors as columns.
+#[derive(Debug, Clone)]
+pub struct Eigen {
+    /// Clamped at 0 from below: the matrix is positive semidefinite but for rounding.
+    pub values: Vec<f64>,
+    /// (dim, dim)
+    pub vectors: Tensor,
+}
+
+impl Gram {
+    /// Starts at zero.
+    pub fn new(dim: usize) -> Self {
+        Self { dim, packed: vec![0.0; dim * (dim + 1) / 2] }
+    }
+
+    /// Number of rows, and of columns.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Adds rows^T rows, rows (T, dim).
+    pub fn add(&mut self, rows: &Tensor) -> Result<()> {
+        let product = rows.t()?.matmul(rows)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+        let mut packed = self.packed.iter_mut();
+        for (i, row) in product.chunks_exact(self.dim).enumerate() {
+            row[..=i].iter().zip(&mut packed).for_each(|(x, sum)| *sum += x);
+        }
+        Ok(())
+    }
+
+    /// Decomposes the sum; the vectors come in `dtype`, `name` is for the error.
+    pub fn eigen(&self, name: &str, dtype: DType) -> Result<Eigen> {
+        if self.packed.iter().any(|x| !x.is_finite()) {
+            return Err(Error::NotFinite(format!("the factors of {name}")));
+        }
+        let at = |i: usize, j: usize| self.packed[i * (i + 1) / 2 + j];
+        let lower = Mat::from_fn(self.dim, self.dim, |i, j| if j <= i { at(i, j) } else { at(j, i) });
+        let eigen = lower.self_adjoint_eigen(Side::Lower).map_err(|e| {
+            Error::Compute(candle_core::Error::Msg(format!("{name}: no eigendecomposition: {e:?}")))
+        })?;
+        let by_falling = || (0..self.dim).rev();
+        let values = by_falling().map(|k| eigen.S()[k].max(0.0)).collect();
+        let vectors = (0..self.dim).flat_map(|i| by_falling().map(move |k| (i, k)));
+        let vectors: Vec<f64> = vectors.map(|(i, k)| eigen.U()[(i, k)]).collect();
+        let vectors = Tensor::from_vec(vectors, (self.dim, self.dim), &Device::Cpu)?.to_dtype(dtype)?;
+        Ok(Eigen { values, vectors })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::check::{random, values};
+
+    #[test]
+    fn eigenvectors_rebuild_the_sum() {
+        let (first, second) = (random(1, &[4, 6]), random(2, &[3, 6]));
+        let mut gram = Gram::new(6);
+        gram.add(&first).unwrap();
+        gram.add(&second).unwrap();
+        let rows = Tensor::cat(&[first, second], 0).unwrap();
+        let want = rows.t().unwrap().matmul(&rows).unwrap();
+
+        let eigen = gram.eigen("b", DType::F64).unwrap();
+        assert!(eigen.values.is_sorted_by(|a, b| a >= b));
+        let lambda = Tensor::new(eigen.values.as_slice(), &Device::Cpu).unwrap();
+        let scaled = eigen.vectors.broadcast_mul(&lambda).unwrap();
+        let got = scaled.matmul(&eigen.vectors.t().unwrap()).unwrap();
+        for (got, want) in values(&got).iter().zip(values(&want)) {
+            assert!((got - want).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn overflow_is_an_error_that_names_the_block() {
+        let mut gram = Gram::new(2);
+        gram.add(&Tensor::new(&[[f32::MAX, 1.0]], &Device::Cpu).unwrap()).unwrap();
+        let message = gram.eigen("layers.0.lora_A", DType::F32).unwrap_err().to_string();
+        assert_eq!(message, "not a finite number: the factors of layers.0.lora_A");
+    }
+}

@@ -1,0 +1,144 @@
+//! Bytes to blocks, with a list of everything that is wrong.
+
+use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
+
+use candle_core::{DType, Device, Tensor};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
+use super::{FORMAT, Field, LARGEST, VERSION};
+use crate::{
+    Error, Result,
+    posterior::{Block, FitConfig, Parts, Posterior, check::Claimed},
+};
+
+/// What could be read of a file.
+pub struct Contents {
+    pub posterior: Posterior,
+    pub claimed: Claimed,
+    /// Each names a tensor or an entry of the metadata.
+    pub problems: Vec<String>,
+}
+
+/// Reads a file; an error where it is not a posterior of a known version at all.
+pub fn contents(path: &Path) -> Result<Contents> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(Error::io(path))?;
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(Error::file(path, format!("larger than the limit of {LARGEST} bytes")));
+    }
+    parse(&bytes).map_err(|message| Error::file(path, message))
+}
+
+fn parse(bytes: &[u8]) -> Result<Contents, String> {
+    let not_safetensors = |e| format!("not a safetensors file, or cut short: {e}");
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(not_safetensors)?;
+    let file = SafeTensors::deserialize(bytes).map_err(not_safetensors)?;
+    let metadata =
+        |key: &str| header.metadata().as_ref().and_then(|entries| entries.get(key)).map(String::as_str);
+    expect("format", metadata("format"), FORMAT)?;
+    expect("version", metadata("version"), VERSION)?;
+
+    let mut problems = Vec::new();
+    let config = metadata("config").and_then(|json| {
+        let parsed = serde_json::from_str::<FitConfig>(json);
+        parsed.map_err(|e| problems.push(format!("metadata `config`: {e}"))).ok()
+    });
+    let mut blocks = BTreeMap::new();
+    let mut claimed = Claimed::new();
+    for (name, tensors) in by_block(&file, &mut problems) {
+        claimed.insert(name.clone(), shape(&tensors));
+        match block(&tensors) {
+            Ok(block) => drop(blocks.insert(name, block)),
+            Err(wrong) => problems.extend(wrong.into_iter().map(|problem| format!("{name}.{problem}"))),
+        }
+    }
+    Ok(Contents { posterior: Posterior { blocks, config }, claimed, problems })
+}
+
+fn expect(key: &str, found: Option<&str>, expected: &str) -> Result<(), String> {
+    match found {
+        Some(found) if found == expected => Ok(()),
+        Some(found) => Err(format!("metadata `{key}`: `{found}` is not supported, expected `{expected}`")),
+        None => Err(format!("metadata `{key}`: missing, expected `{expected}`")),
+    }
+}
+
+type Tensors<'a> = BTreeMap<Field, TensorView<'a>>;
+
+/// Sorts the tensors into blocks; names that are no block's are problems.
+fn by_block<'a>(file: &SafeTensors<'a>, problems: &mut Vec<String>) -> BTreeMap<String, Tensors<'a>> {
+    let mut blocks: BTreeMap<String, Tensors> = BTreeMap::new();
+    let mut unknown = Vec::new();
+    for (name, tensor) in file.iter() {
+        match name.rsplit_once('.').map(|(block, field)| (block, Field::of(field))) {
+            Some((block, Some(field))) => drop(blocks.entry(block.into()).or_default().insert(field, tensor)),
+            _ => unknown.push(format!("{name}: unknown tensor")),
+        }
+    }
+    unknown.sort();
+    problems.append(&mut unknown);
+    blocks
+}
+
+/// (d_out, d_in) as the bases have it.
+fn shape(tensors: &Tensors) -> Option<(usize, usize)> {
+    let rows = |field| tensors.get(&field).and_then(|basis: &TensorView| basis.shape().first().copied());
+    Some((rows(Field::OutputBasis)?, rows(Field::InputBasis)?))
+}
+
+/// Reads a block; the error lists what is wrong, each line beginning with the tensor's name.
+fn block(tensors: &Tensors) -> Result<Block, Vec<String>> {
+    let mut problems = Vec::new();
+    for field in Field::REQUIRED.into_iter().filter(|field| !tensors.contains_key(field)) {
+        problems.push(format!("{field}: missing"));
+    }
+    let mut read = BTreeMap::new();
+    for (field, view) in tensors {
+        match tensor(view, *field) {
+            Ok(tensor) => drop(read.insert(*field, tensor)),
+            Err(problem) => problems.push(format!("{field}: {problem}")),
+        }
+    }
+    let tail = read.remove(&Field::Tail);
+    let [input_basis, output_basis, curvature, lambda] = Field::REQUIRED.map(|field| read.remove(&field));
+    let lambda = lambda.and_then(|lambda| scalar(&lambda).map_err(|e| problems.push(e)).ok());
+    match (input_basis, output_basis, curvature, lambda) {
+        (Some(input_basis), Some(output_basis), Some(curvature), Some(prior_precision))
+            if problems.is_empty() =>
+        {
+            Block::new(Parts { input_basis, output_basis, curvature, tail, prior_precision })
+        }
+        _ => Err(problems),
+    }
+}
+
+fn scalar(lambda: &Tensor) -> Result<f64, String> {
+    match lambda.dims() {
+        [1] => lambda.get(0).and_then(|lambda| lambda.to_scalar()).map_err(|e| e.to_string()),
+        shape => Err(format!("{}: shape {shape:?}, expected [1]", Field::PriorPrecision)),
+    }
+}
+
+/// Bases in f32, as they are served; the few numbers of the rest in f64.
+fn tensor(view: &TensorView, field: Field) -> Result<Tensor, String> {
+    let shape = view.shape();
+    if shape.contains(&0) {
+        return Err(format!("shape {shape:?} is empty"));
+    }
+    let tensor = match view.dtype() {
+        Dtype::F32 => Tensor::from_vec(numbers(view.data(), f32::from_le_bytes), shape, &Device::Cpu),
+        Dtype::F64 => Tensor::from_vec(numbers(view.data(), f64::from_le_bytes), shape, &Device::Cpu),
+        other => return Err(format!("data type {other:?}, expected F32 or F64")),
+    };
+    let dtype = match field {
+        Field::InputBasis | Field::OutputBasis => DType::F32,
+        Field::Curvature | Field::PriorPrecision | Field::Tail => DType::F64,
+    };
+    tensor.and_then(|tensor| tensor.to_dtype(dtype)).map_err(|e| e.to_string())
+}
+
+fn numbers<T, const SIZE: usize>(bytes: &[u8], from: impl Fn([u8; SIZE]) -> T) -> Vec<T> {
+    let (chunks, _) = bytes.as_chunks::<SIZE>();
+    chunks.iter().map(|chunk| from(*chunk)).collect()
+}
