@@ -32,6 +32,7 @@ mod error;
 mod json;
 mod layers;
 mod models;
+mod object;
 mod ops;
 mod rewards;
 
@@ -114,12 +115,14 @@ pub fn openapi() -> OpenApi {
     strict(table().into_openapi())
 }
 
-/// Says of items what the server does: fields that are not known are refused. Files of items may have more
-/// fields, so the type itself does not say it.
+/// Says of items and messages what the server does: fields that are not known are refused. Files may have
+/// more, so the types themselves do not say it.
 fn strict(mut api: OpenApi) -> OpenApi {
-    let schemas = api.components.as_mut().map(|components| &mut components.schemas);
-    if let Some(RefOr::T(Schema::Object(item))) = schemas.and_then(|schemas| schemas.get_mut("Item")) {
-        item.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+    let schemas = api.components.iter_mut().flat_map(|components| &mut components.schemas);
+    for (name, schema) in schemas {
+        if let ("Item" | "Message", RefOr::T(Schema::Object(object))) = (name.as_str(), schema) {
+            object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+        }
     }
     api
 }

@@ -6,13 +6,17 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::{Error, Result};
 
-/// One thing to score, as it arrives. Exactly one of `prompt` + `response`, `messages`, `text`,
-/// `input_ids` must be given; [`Item::parse`] turns it into an [`Input`].
+mod text_or;
+
+use text_or::{TextOr, text_or};
+
+/// One thing to score, as it arrives: exactly one of `prompt` with `response`, `messages`, `text`, and
+/// `input_ids` must be given.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Item {
     /// Returned unchanged with the score.
@@ -36,11 +40,20 @@ pub struct Item {
 }
 
 /// A prompt as plain text (one user message) or as the messages so far.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "expected a string or a list of messages, each with `role` and `content`")]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum Prompt {
     Text(String),
     Messages(Vec<Message>),
+}
+
+impl<'de> Deserialize<'de> for Prompt {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match text_or(deserializer, "messages, each with `role` and `content`")? {
+            TextOr::Text(text) => Self::Text(text),
+            TextOr::List(messages) => Self::Messages(messages),
+        })
+    }
 }
 
 /// One turn of a conversation.
@@ -52,11 +65,20 @@ pub struct Message {
 }
 
 /// Text, or a list of text parts that are joined.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "expected a string or a list of `{\"type\": \"text\", \"text\": ...}` parts")]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum Content {
     Text(String),
     Parts(Vec<Part>),
+}
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match text_or(deserializer, r#"`{"type": "text", "text": ...}` parts"#)? {
+            TextOr::Text(text) => Self::Text(text),
+            TextOr::List(parts) => Self::Parts(parts),
+        })
+    }
 }
 
 /// One part of a message's content; only text can be scored.

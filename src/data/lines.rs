@@ -135,7 +135,7 @@ mod tests {
             (b"{} {}", "x.jsonl:1: trailing characters at column 4"),
             (
                 b"{\"prompt\":3}",
-                "x.jsonl:1: prompt: expected a string or a list of messages, each with `role` and `content`",
+                "x.jsonl:1: prompt: invalid type: integer `3`, expected a string or a list of messages, each with `role` and `content`",
             ),
             (
                 b"{\"messages\":[{\"role\":\"user\"}]}",

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_ignored::Path;
 use serde_json::error::Category;
 
-use super::error::ApiError;
+use super::{error::ApiError, object::Object};
 use crate::Error;
 
 /// A body of JSON without unknown fields.
@@ -50,7 +50,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     };
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let strict = serde_ignored::Deserializer::new(&mut json, &mut note);
-    let value = serde_path_to_error::deserialize(strict).map_err(|error| {
+    let Object(value) = serde_path_to_error::deserialize(strict).map_err(|error| {
         let path = error.path().to_string();
         match error.inner().classify() {
             Category::Data => Error::field(if path == "." { "body" } else { &path }, error.inner()).into(),
@@ -87,7 +87,7 @@ mod tests {
 
     #[derive(Debug, PartialEq, Deserialize)]
     struct Outer {
-        inner: Vec<Option<Inner>>,
+        inner: Vec<Option<Object<Inner>>>,
     }
 
     #[derive(Debug, PartialEq, Deserialize)]
@@ -101,7 +101,8 @@ mod tests {
             (r#"{"inner":[{"number":1},{"numbr":2}]}"#, "inner[1].numbr: unknown field"),
             (r#"{"inner":[],"outer":1}"#, "outer: unknown field"),
             (r#"{"inner":[{"number":1},{"number":"x"}]}"#, "inner[1].number: invalid type"),
-            (r#"[]"#, "inner: "),
+            (r#"[[]]"#, "body: invalid type: sequence, expected an object"),
+            (r#"{"inner":[[1.0]]}"#, "inner[0]: invalid type: sequence, expected an object"),
             (r#"{}"#, "body: missing field `inner`"),
             (r#"{"inner":[]"#, "body: EOF"),
             (r#"{"inner":[]} x"#, "body: trailing characters"),
@@ -113,7 +114,7 @@ mod tests {
             assert!(error.contains(want), "{json}: {error}");
         }
         let value = parse::<Outer>(br#"{"inner":[{"number":null},null]}"#).unwrap();
-        assert_eq!(value, Outer { inner: vec![Some(Inner { number: None }), None] });
+        assert_eq!(value, Outer { inner: vec![Some(Object(Inner { number: None })), None] });
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub struct Deadline(pub Instant);
 
 /// What a request cost, for its log line.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Usage {
+pub struct Cost {
     pub items: usize,
     pub tokens: usize,
 }
@@ -51,7 +51,7 @@ pub async fn observe(State(app): State<App>, request: Request, next: Next) -> Re
     let id = request.headers().get(&REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
     let span = info_span!("request", id, method = %request.method());
     let mut observed =
-        Observed { app, route, started: Instant::now(), code: CLIENT_GONE, usage: Usage::default() };
+        Observed { app, route, started: Instant::now(), code: CLIENT_GONE, cost: Cost::default() };
     async move {
         let response = next.run(request).await;
         observed.answered(&response);
@@ -67,13 +67,13 @@ struct Observed {
     route: String,
     started: Instant,
     code: u16,
-    usage: Usage,
+    cost: Cost,
 }
 
 impl Observed {
     fn answered(&mut self, response: &Response) {
         self.code = response.status().as_u16();
-        self.usage = response.extensions().get().copied().unwrap_or_default();
+        self.cost = response.extensions().get().copied().unwrap_or_default();
     }
 }
 
@@ -83,7 +83,7 @@ impl Drop for Observed {
         let metrics = self.app.metrics();
         metrics.requests.with_label_values(&[route, &self.code.to_string()]).inc();
         metrics.request_seconds.with_label_values(&[route]).observe(seconds);
-        let (status, Usage { items, tokens }) = (self.code, self.usage);
+        let (status, Cost { items, tokens }) = (self.code, self.cost);
         // Probes and scrapes come every few seconds for ever.
         match route {
             "/livez" | "/readyz" | "/metrics" => debug!(route, status, seconds, "answered"),

@@ -8,7 +8,8 @@ use super::{
     App,
     error::{ApiError, ErrorBody},
     json::StrictJson,
-    layers::{Deadline, Usage},
+    layers::{Cost, Deadline},
+    object::Object,
 };
 use crate::{
     Error, Result,
@@ -25,10 +26,12 @@ use crate::{
 pub struct RewardsRequest {
     /// A name that `/v1/models` lists; the first of them by default.
     pub model: Option<String>,
-    #[schema(min_items = 1)]
-    pub items: Vec<Item>,
+    #[serde(default)]
+    #[schema(required, min_items = 1, value_type = Vec<Item>)]
+    pub items: Vec<Object<Item>>,
     /// What uncertainty costs; one standard deviation by default.
-    pub penalty: Option<PenaltyRequest>,
+    #[schema(value_type = Option<PenaltyRequest>)]
+    pub penalty: Option<Object<PenaltyRequest>>,
     /// Whether to compute variances; by default where the model has a posterior and the penalty is not `none`.
     pub variance: Option<bool>,
     /// What is cut from items that are too long; by default they are an error.
@@ -122,7 +125,7 @@ pub async fn rewards(
     State(app): State<App>,
     Extension(Deadline(deadline)): Extension<Deadline>,
     StrictJson(request): StrictJson<RewardsRequest>,
-) -> Result<(Extension<Usage>, Json<RewardsResponse>), ApiError> {
+) -> Result<(Extension<Cost>, Json<RewardsResponse>), ApiError> {
     let (model, served) = app.engine().registry().find(request.model.as_deref())?;
     if request.items.len() > app.config().max_items {
         return Err(ApiError::too_many_items(request.items.len(), app.config().max_items));
@@ -136,16 +139,16 @@ pub async fn rewards(
     let data = data.collect::<Result<Vec<_>>>()?;
     let tokens = data.iter().map(|reward| reward.tokens).sum();
     observe(app.metrics(), &served.name, &data);
-    let usage = Usage { items: data.len(), tokens };
-    let (model, usage_shown) = (served.name.clone(), TokenUsage { tokens });
-    Ok((Extension(usage), Json(RewardsResponse { object: "list", model, data, usage: usage_shown })))
+    let cost = Cost { items: data.len(), tokens };
+    let (model, usage) = (served.name.clone(), TokenUsage { tokens });
+    Ok((Extension(cost), Json(RewardsResponse { object: "list", model, data, usage })))
 }
 
 impl Plan {
     /// Settles the penalty and whether variances are computed; what the model cannot do is an error only
     /// where it was asked for.
     fn new(request: &RewardsRequest, served: &Served) -> Result<Self> {
-        let given = request.penalty.map(|given| Penalty::new(given.kind, given.k)).transpose()?;
+        let given = request.penalty.map(|Object(given)| Penalty::new(given.kind, given.k)).transpose()?;
         let penalty = given.unwrap_or_default();
         let needed = given.is_some_and(|given| given.needs_variance());
         let default = served.has_posterior && penalty.kind() != Kind::None;
@@ -178,11 +181,11 @@ impl Reward {
 }
 
 /// Separates ids from inputs; what is wrong is named with its place.
-fn parsed(items: Vec<Item>) -> Result<(Vec<Option<String>>, Vec<Input>)> {
+fn parsed(items: Vec<Object<Item>>) -> Result<(Vec<Option<String>>, Vec<Input>)> {
     if items.is_empty() {
-        return Err(Error::field("items", "empty"));
+        return Err(Error::field("items", "missing or empty"));
     }
-    let parse = |(index, mut item): (usize, Item)| {
+    let parse = |(index, Object(mut item)): (usize, Object<Item>)| {
         let id = item.id.take();
         item.parse().map(|input| (id, input)).map_err(|e| e.in_item(index))
     };

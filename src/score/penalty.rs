@@ -16,6 +16,7 @@ use crate::{Error, Result};
 /// What is subtracted from the mean, up to the factor `k`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = PenaltyKind)]
 pub enum Kind {
     /// The standard deviation.
     #[default]

@@ -35,6 +35,8 @@ pub struct Setup {
     pub engine: engine::Config,
     pub http: http::Config,
     pub hold: Hold,
+    /// Whether the models fail whatever they are given.
+    pub broken: bool,
 }
 
 /// A service under test.
@@ -70,6 +72,7 @@ impl Hold {
 /// Means are a tenth of the sum of the ids, variances the number of tokens.
 struct StandIn {
     hold: Hold,
+    broken: bool,
     batches: Arc<Mutex<Vec<Vec<Vec<u32>>>>>,
 }
 
@@ -79,7 +82,7 @@ impl Score for StandIn {
         self.hold.pass();
         let has = |id| batch.iter().any(|sequence| sequence.ids.contains(&id));
         assert!(!has(PANIC), "the stand-in panics");
-        if has(FAIL) {
+        if self.broken || has(FAIL) {
             return Err(Error::Usage("the stand-in fails".into()));
         }
         let estimate = |sequence: &&TokenSeq| {
@@ -122,7 +125,7 @@ impl Service {
         service
     }
 
-    pub async fn start(Setup { engine, http, hold }: Setup) -> Self {
+    pub async fn start(Setup { engine, http, hold, broken }: Setup) -> Self {
         let batches = Arc::default();
         let encoder = encoder();
         let model = |name: &str, has_posterior| Model {
@@ -132,7 +135,7 @@ impl Service {
                 max_length: MAX_LENGTH,
                 has_posterior,
             },
-            scorer: Box::new(StandIn { hold: hold.clone(), batches: Arc::clone(&batches) }),
+            scorer: Box::new(StandIn { hold: hold.clone(), broken, batches: Arc::clone(&batches) }),
         };
         let metrics = Arc::new(Metrics::new().unwrap());
         let models = vec![model("bayes", true), model("plain", false)];
@@ -176,6 +179,12 @@ impl Service {
     /// Waits until a metric has this value.
     pub async fn until_metric(&self, name: &str, value: f64) {
         self.until(async || self.metric(name).await == value).await;
+    }
+
+    /// Waits until `requests` requests in all have been put into the queue, which happens in the same step
+    /// in which their tokenising is counted.
+    pub async fn until_queued(&self, requests: usize) {
+        self.until_metric(r#"rewarden_stage_seconds_count{stage="tokenize"}"#, requests as f64).await;
     }
 
     pub async fn until(&self, mut happens: impl AsyncFnMut() -> bool) {

@@ -19,9 +19,9 @@ async fn waiting_requests_share_batches_by_token_budget() {
     let first = service.rewards_later("x");
     service.until_batches(1).await;
     let mut answers = vec![first];
-    for (waiting, text) in ["y y y y", "z z z z z", "x x x x"].into_iter().enumerate() {
+    for text in ["y y y y", "z z z z z", "x x x x"] {
         answers.push(service.rewards_later(text));
-        service.until_metric("rewarden_queue_items", waiting as f64 + 1.0).await;
+        service.until_queued(answers.len()).await;
     }
     service.hold.open();
     for answer in answers {
@@ -41,7 +41,7 @@ async fn variances_are_computed_only_where_they_are_wanted() {
     let with = service.rewards_later("y");
     let plain = json!({"items": [{"text": "z"}], "variance": false});
     let without = tokio::spawn(service.post("/v1/rewards").json(&plain).send());
-    service.until_metric("rewarden_queue_items", 2.0).await;
+    service.until_queued(3).await;
     service.hold.open();
     assert_eq!(first.await.unwrap().status(), 200);
     assert!(with.await.unwrap().json::<Value>().await.unwrap()["data"][0]["variance"].is_number());
@@ -56,7 +56,8 @@ async fn a_full_queue_is_503_with_retry_after_and_admits_all_or_nothing() {
     let first = service.rewards_later("x");
     service.until_batches(1).await;
     let second = service.rewards_later("x x x x");
-    service.until_metric("rewarden_queue_tokens", 4.0).await;
+    service.until_queued(2).await;
+    assert_eq!(service.metric("rewarden_queue_tokens").await, 4.0);
     let many = json!({"items": vec![json!({"text": "x"}); 3]});
     let refused = service.post("/v1/rewards").json(&many).send().await.unwrap();
     assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (503, &"1".parse().unwrap()));
@@ -79,7 +80,7 @@ async fn a_client_that_leaves_costs_no_compute() {
     let first = service.rewards_later("x");
     service.until_batches(1).await;
     let leaves = service.rewards_later("y");
-    service.until_metric("rewarden_queue_items", 1.0).await;
+    service.until_queued(2).await;
     leaves.abort();
     service.until_metric(r#"rewarden_requests_total{code="499",route="/v1/rewards"}"#, 1.0).await;
     service.hold.open();
@@ -120,7 +121,7 @@ async fn what_is_not_a_number_fails_its_own_request_only() {
     let first = service.rewards_later("x");
     service.until_batches(1).await;
     let (good, bad) = (service.rewards_later("y"), service.rewards_later("nan"));
-    service.until_metric("rewarden_queue_items", 2.0).await;
+    service.until_queued(3).await;
     service.hold.open();
     assert_eq!(first.await.unwrap().status(), 200);
     assert_eq!((good.await.unwrap().status().as_u16(), bad.await.unwrap().status().as_u16()), (200, 500));
@@ -133,7 +134,7 @@ async fn shutting_down_finishes_what_was_accepted() {
     service.hold.shut();
     let accepted = [service.rewards_later("x"), service.rewards_later("y")];
     service.until_batches(1).await;
-    service.until_metric("rewarden_queue_items", 1.0).await;
+    service.until_queued(2).await;
     service.shutdown.take().unwrap().send(()).unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!service.server.is_finished());
@@ -168,4 +169,11 @@ async fn nothing_is_scored_before_the_models_are_warm() {
     service.hold.open();
     service.until(async || service.get("/readyz").await.status() == 200).await;
     assert_eq!(service.batches.lock().unwrap().len(), 2, "each model has run once");
+}
+
+#[tokio::test]
+async fn a_model_that_does_not_warm_up_ends_the_service() {
+    let service = Service::start(Setup { broken: true, ..Setup::default() }).await;
+    let message = service.server.await.unwrap().unwrap_err().to_string();
+    assert!(message.contains("warm-up of model `bayes`: the stand-in fails"), "{message}");
 }

@@ -71,11 +71,13 @@ async fn a_request_keeps_its_id_or_gets_one() {
 #[tokio::test]
 async fn paths_and_methods_that_are_not_there_are_json_too() {
     let service = Service::ready().await;
-    for (response, status, code) in [
-        (service.get("/v1/reward").await, 404, "not_found"),
-        (service.get("/v1/rewards").await, 405, "method_not_allowed"),
+    for (path, status, code, allow) in [
+        ("/v1/reward", 404, "not_found", None),
+        ("/v1/rewards", 405, "method_not_allowed", Some(&b"POST"[..])),
     ] {
+        let response = service.get(path).await;
         assert_eq!(response.status(), status);
+        assert_eq!(response.headers().get("allow").map(|allow| allow.as_bytes()), allow);
         assert_eq!(response.json::<Value>().await.unwrap()["error"]["code"], code);
     }
 }
