@@ -15,6 +15,7 @@ pub mod model;
 pub mod pairs;
 pub mod score;
 pub mod serve;
+mod stop;
 pub mod train;
 pub mod verify;
 

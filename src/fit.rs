@@ -6,27 +6,32 @@
 //!
 //! A first pass accumulates Kronecker factors, with each reward's own gradients, and the head's exact matrix; a second one
 //! (EKFAC, George et al., 2018) the diagonal of H in the factors' eigenbasis, with D_n formed by one backward per batch.
+//! Both are sums over batches in a fixed order, so a fit that was interrupted goes on to the same posterior.
 
 use crate::{
     Result,
-    model::{
-        RewardModel,
-        sink::{Jacobians, Sink},
-        site::{Factor, HEAD, Site},
-    },
-    nn::{linear::Lora, pack::Packed},
+    model::{RewardModel, site::HEAD},
     posterior::{
         BlockKind, Posterior, Prior,
         evidence::{Evidence, Term, evidence},
-        fit::{Curvature, CurvatureKind, Ekfac, Factors, HeadFactor, Rank, kfac},
+        fit::{Curvature, CurvatureKind, Rank, kfac},
     },
-    train::{
-        Example, by_tokens,
-        loss::{sigmoid, softplus},
-    },
+    train::{Example, by_tokens},
 };
 use candle_core::{DType, Tensor};
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+pub mod checkpoint;
+mod first;
+mod second;
+
+use checkpoint::Store;
+use first::First;
+use second::Second;
 
 /// How a posterior is fitted.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,41 +54,133 @@ pub struct Fitted {
     pub traces: BTreeMap<String, f64>,
 }
 
-/// Fits the posterior of `model` to `examples`.
-///
-/// `mean` holds the prior's means by block name, zero where absent; `progress` hears of the tokens of each batch, both passes
-/// together about `3 T`.
-pub fn fit(
-    model: &RewardModel,
-    examples: &[Example],
-    mean: &BTreeMap<String, Tensor>,
-    options: &Options,
-    progress: &mut dyn FnMut(usize),
-) -> Result<Fitted> {
-    let all: Vec<&Example> = examples.iter().collect();
-    let batches = by_tokens(&all, options.batch_tokens);
-    let mut first = FirstPass::default();
-    for batch in &batches {
-        first.add(model, batch)?;
-        progress(batch.iter().map(|e| e.chosen.ids.len() + e.rejected.ids.len()).sum());
-    }
-    let FirstPass { factors, head, weights, log_likelihood } = first;
-    let mut curvatures = BTreeMap::new();
-    if let Some(head) = head {
-        curvatures.insert(HEAD.to_owned(), head.finish(HEAD, DType::F32)?);
-    }
-    match options.curvature {
-        CurvatureKind::Kfac => {
-            for (name, factors) in factors {
-                let curvature = kfac(&factors.eigenbases(&name, DType::F32)?, options.rank)?;
-                curvatures.insert(name, curvature);
+/// A fit, ready to start.
+pub struct Fit<'a> {
+    pub model: &'a RewardModel,
+    pub examples: &'a [Example],
+    /// The prior's means by block name, zero where absent.
+    pub mean: &'a BTreeMap<String, Tensor>,
+    pub options: Options,
+    /// Where to save the sums so far, and how much time may pass between two times; `None` keeps them in memory alone.
+    pub checkpoints: Option<(Store, Duration)>,
+    /// Set from outside to stop after the batch that is under way.
+    pub stop: &'a AtomicBool,
+}
+
+impl Fit<'_> {
+    /// Goes on from the checkpoint, if there is one, and fits; `None` if it was stopped. `progress` hears of the tokens of each
+    /// batch ([`Fit::tokens`] in all).
+    pub fn run(&self, progress: &mut dyn FnMut(usize)) -> Result<Option<Fitted>> {
+        let all: Vec<&Example> = self.examples.iter().collect();
+        let batches = by_tokens(&all, self.options.batch_tokens);
+        let Some(first) = self.first_pass(&batches, progress)? else { return Ok(None) };
+        let First { factors, head, weights, log_likelihood } = first;
+        let mut curvatures = BTreeMap::new();
+        if let Some(head) = head {
+            curvatures.insert(HEAD.to_owned(), head.finish(HEAD, DType::F32)?);
+        }
+        match self.options.curvature {
+            CurvatureKind::Kfac => {
+                for (name, factors) in factors {
+                    let curvature = kfac(&factors.eigenbases(&name, DType::F32)?, self.options.rank)?;
+                    curvatures.insert(name, curvature);
+                }
+            }
+            CurvatureKind::Ekfac => {
+                let second = Second::new(factors)?;
+                let Some(second) = self.second_pass(second, &batches, &weights, progress)? else {
+                    return Ok(None);
+                };
+                curvatures.extend(second.finish(self.options.rank)?);
             }
         }
-        CurvatureKind::Ekfac => {
-            curvatures.extend(second_pass(model, &batches, factors, &weights, options.rank, progress)?);
+        assemble(self.model, curvatures, self.mean, log_likelihood, self.options.prior).map(Some)
+    }
+
+    /// Tokens that a whole fit computes.
+    pub fn tokens(&self) -> usize {
+        let first: usize = self.examples.iter().map(first::tokens).sum();
+        match self.options.curvature {
+            CurvatureKind::Ekfac => first + self.examples.iter().map(Example::tokens).sum::<usize>(),
+            CurvatureKind::Kfac => first,
         }
     }
-    assemble(model, curvatures, mean, log_likelihood, options.prior)
+
+    fn first_pass(
+        &self,
+        batches: &[Vec<&Example>],
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Option<First>> {
+        let mut first = match &self.checkpoints {
+            Some((store, _)) => store.load_first()?.unwrap_or_default(),
+            None => First::default(),
+        };
+        let done = first.weights.len();
+        progress(batches[..done].iter().flatten().map(|e| first::tokens(e)).sum());
+        let finished = self.walk(batches, done, |batch, _, save| {
+            if let Some(batch) = batch {
+                first.add(self.model, batch)?;
+                progress(batch.iter().map(|e| first::tokens(e)).sum());
+            }
+            match save {
+                Some(store) => store.save_first(&first),
+                None => Ok(()),
+            }
+        })?;
+        Ok(finished.then_some(first))
+    }
+
+    fn second_pass(
+        &self,
+        mut second: Second,
+        batches: &[Vec<&Example>],
+        weights: &[Vec<f64>],
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Option<Second>> {
+        if let Some((store, _)) = &self.checkpoints {
+            store.load_second(&mut second)?;
+        }
+        let done = second.batches;
+        progress(batches[..done].iter().flatten().map(|e| e.tokens()).sum());
+        let finished = self.walk(batches, done, |batch, index, save| {
+            if let Some(batch) = batch {
+                second.add(self.model, batch, &weights[index])?;
+                progress(batch.iter().map(|e| e.tokens()).sum());
+            }
+            match save {
+                Some(store) => store.save_second(&second),
+                None => Ok(()),
+            }
+        })?;
+        Ok(finished.then_some(second))
+    }
+
+    /// Gives `step` every batch from number `done` on, and the store when it is time to save; at the end, or when asked to stop,
+    /// the store alone. Says whether it came to the end.
+    fn walk(
+        &self,
+        batches: &[Vec<&Example>],
+        done: usize,
+        mut step: impl FnMut(Option<&[&Example]>, usize, Option<&Store>) -> Result<()>,
+    ) -> Result<bool> {
+        let mut saved = Instant::now();
+        let mut stopped = false;
+        for (index, batch) in batches.iter().enumerate().skip(done) {
+            stopped = self.stop.load(Ordering::Relaxed);
+            if stopped {
+                break;
+            }
+            let due = self.checkpoints.as_ref().filter(|(_, every)| saved.elapsed() >= *every);
+            step(Some(batch), index, due.map(|(store, _)| store))?;
+            if due.is_some() {
+                saved = Instant::now();
+            }
+        }
+        if done < batches.len() {
+            step(None, batches.len(), self.checkpoints.as_ref().map(|(store, _)| store))?;
+        }
+        Ok(!stopped)
+    }
 }
 
 /// Chooses the prior precisions and puts the blocks together.
@@ -114,91 +211,4 @@ fn assemble(
         }
     }
     Ok(Fitted { posterior: Posterior { blocks, config: None }, evidence, log_likelihood, traces })
-}
-
-/// Kronecker factors, the head's matrix, and the weight w_n of every pair in the order of the batches.
-#[derive(Default)]
-struct FirstPass {
-    factors: BTreeMap<String, Factors>,
-    head: Option<HeadFactor>,
-    weights: Vec<Vec<f64>>,
-    log_likelihood: f64,
-}
-
-impl FirstPass {
-    fn add(&mut self, model: &RewardModel, batch: &[&Example]) -> Result<()> {
-        // Every answer has its own cotangents at the prompt's tokens, so nothing is shared here.
-        let packed = Packed::sequences(batch.iter().flat_map(|e| [&e.chosen, &e.rejected]));
-        let trace = model.forward(&packed)?;
-        let mut weights = Vec::with_capacity(batch.len());
-        for (example, reward) in batch.iter().zip(trace.rewards().chunks_exact(2)) {
-            let delta = reward[0] - reward[1] - example.margin;
-            let p = sigmoid(delta);
-            weights.push(example.weight * p * (1.0 - p));
-            self.log_likelihood -= example.weight * softplus(-delta);
-        }
-        let tokens = packed.groups.iter().enumerate();
-        let per_token =
-            tokens.flat_map(|(i, tokens)| tokens.clone().map(move |_| i / 2)).map(|n| weights[n]).collect();
-        let mut sink = FactorSink { first: self, per_token, per_pair: &weights };
-        model.backward(&packed, &trace, &vec![1.0; 2 * batch.len()], &mut sink)?;
-        self.weights.push(weights);
-        Ok(())
-    }
-}
-
-struct FactorSink<'a> {
-    first: &'a mut FirstPass,
-    per_token: Vec<f64>,
-    per_pair: &'a [f64],
-}
-
-impl FactorSink<'_> {
-    fn add(&mut self, name: String, x: &Tensor, g: &Tensor) -> Result<()> {
-        let factors = self.first.factors.entry(name);
-        factors.or_insert(Factors::new(g.dim(1)?, x.dim(1)?)).add(x, g, &self.per_token)
-    }
-}
-
-impl Sink for FactorSink<'_> {
-    fn site(&mut self, site: Site, lora: &Lora, x: &Tensor, g: &Tensor) -> Result<()> {
-        self.add(site.block(Factor::A), x, &lora.down_gradient(g)?)?;
-        self.add(site.block(Factor::B), &lora.down(x)?, &lora.up_gradient(g)?)
-    }
-
-    fn head(&mut self, hidden: &Tensor, _: &Tensor) -> Result<()> {
-        let (rewards, size) = hidden.dims2()?;
-        // (2 n, C) -> (n, 2, C)
-        let sides = hidden.reshape((rewards / 2, 2, size))?;
-        let difference = (sides.narrow(1, 0, 1)? - sides.narrow(1, 1, 1)?)?;
-        self.first.head.get_or_insert(HeadFactor::new(size)).add(&difference, self.per_pair)
-    }
-}
-
-/// EKFAC's second pass: S = sum_n w_n (U_o^T D_n U_i)^2 for every block with factors.
-fn second_pass(
-    model: &RewardModel,
-    batches: &[Vec<&Example>],
-    factors: BTreeMap<String, Factors>,
-    weights: &[Vec<f64>],
-    rank: Rank,
-    progress: &mut dyn FnMut(usize),
-) -> Result<BTreeMap<String, Curvature>> {
-    let mut sums = BTreeMap::new();
-    for (name, factors) in factors {
-        let bases = factors.eigenbases(&name, DType::F32)?;
-        sums.insert(name.clone(), Ekfac::new(name, bases)?);
-    }
-    for (batch, weights) in batches.iter().zip(weights) {
-        let packed = Packed::pairs(batch.iter().map(|e| (&e.chosen, &e.rejected)));
-        let trace = model.forward(&packed)?;
-        let cotangents = [1.0, -1.0].repeat(batch.len());
-        let mut sink = Jacobians::new(&packed.groups, |name, d| match sums.get_mut(name) {
-            Some(sum) => sum.add(d, weights),
-            None => Ok(()),
-        });
-        model.backward(&packed, &trace, &cotangents, &mut sink)?;
-        progress(packed.tokens());
-    }
-    sums.into_iter().map(|(name, sum)| Ok((name, sum.finish(rank)?))).collect()
 }

@@ -4,7 +4,7 @@ use candle_core::{DType, Device};
 use rand::{SeedableRng, seq::SliceRandom};
 use rewarden::{
     data,
-    fit::{Options, fit},
+    fit::{Fit, Options},
     item::Input,
     model::{RewardModel, adapter::Adapter, checkpoint::Checkpoint, sink::Jacobians},
     nn::pack::Packed,
@@ -21,8 +21,11 @@ use rewarden::{
     },
 };
 use serde_json::Value;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
 
 const CASES: [&str; 5] = ["llama-0", "llama-1", "llama-2", "llama3-0", "llama3-1"];
 const NO_LIMIT: Limit = Limit { max_length: usize::MAX, truncation: None };
@@ -237,7 +240,15 @@ fn a_fitted_posterior_is_that_of_the_reference() {
             prior: Prior::Number(1.0),
             batch_tokens: 300,
         };
-        let fitted = fit(&model, &case.examples(), &BTreeMap::new(), &options, &mut |_| {}).unwrap();
+        let fit = Fit {
+            model: &model,
+            examples: &case.examples(),
+            mean: &BTreeMap::new(),
+            options,
+            checkpoints: None,
+            stop: &AtomicBool::new(false),
+        };
+        let fitted = fit.run(&mut |_| {}).unwrap().unwrap();
         let expected = case.json("curvature.json");
         let what = case.folder.display();
         for (name, want) in expected["trace"].as_object().unwrap() {

@@ -3,12 +3,13 @@
 use super::{
     model::{ModelArgs, Opened},
     pairs::PairArgs,
+    stop,
     train::SUMMARY,
 };
 use crate::{
     Error, Result,
     data::read_pairs,
-    fit::{Fitted, Options, fit},
+    fit::{self, Fitted, Options, checkpoint::Store},
     model::adapter::Adapter,
     nn::pack::Packed,
     posterior::{
@@ -26,6 +27,7 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// Name of the posterior in the adapter's folder.
@@ -61,6 +63,12 @@ pub struct Fit {
     /// Most tokens in one forward and backward
     #[arg(long, default_value_t = 2048, env = "REWARDEN_BATCH_TOKENS")]
     batch_tokens: usize,
+    /// Goes on from the checkpoint beside the output, to the posterior that it would have had without the interruption
+    #[arg(long, env = "REWARDEN_RESUME")]
+    resume: bool,
+    /// Seconds between checkpoints
+    #[arg(long, default_value_t = 300, value_name = "SECONDS", env = "REWARDEN_CHECKPOINT_SECONDS")]
+    checkpoint_seconds: u64,
     /// Seed of `--max-pairs`
     #[arg(long, default_value_t = 0, env = "REWARDEN_SEED")]
     seed: u64,
@@ -86,20 +94,49 @@ impl Fit {
             prior: self.prior_precision,
             batch_tokens: self.batch_tokens,
         };
-        let bar = bar(&encoded.examples, self.curvature);
-        let means = initial_means(folder, adapter, &opened)?;
-        let mut fitted = fit(&opened.model, &encoded.examples, &means, &options, &mut |t| bar.inc(t as u64))?;
+        let store = Store::new(&output, self.fingerprint(&opened, adapter, &options, &encoded.examples)?);
+        if store.exists() && !self.resume {
+            let hint = "hint: `--resume` goes on with it; remove its `.pass1` file to start afresh";
+            return Err(Error::file(&output, format!("belongs to an unfinished fit ({hint})")));
+        }
+        let fit = fit::Fit {
+            model: &opened.model,
+            examples: &encoded.examples,
+            mean: &initial_means(folder, adapter, &opened)?,
+            options,
+            checkpoints: Some((store, Duration::from_secs(self.checkpoint_seconds))),
+            stop: stop::flag(),
+        };
+        let bar = bar(fit.tokens());
+        let Some(mut fitted) = fit.run(&mut |tokens| bar.inc(tokens as u64))? else {
+            eprintln!("stopped (hint: go on with `--resume`)");
+            return Ok(());
+        };
         bar.finish();
         for kind in &fitted.evidence.at_bound {
-            eprintln!("warning: the evidence holds the prior precision of {kind} at its bound");
+            tracing::warn!("the evidence holds the prior precision of {kind} at its bound");
         }
         let quantiles = self.quantiles(&opened, &fitted)?;
         let config = self.config(&opened, adapter, &fitted, encoded.examples.len(), quantiles)?;
         let report = report(&config, &fitted)?;
         fitted.posterior.config = Some(config);
         fitted.posterior.save(&output)?;
+        Store::new(&output, String::new()).finish()?;
         println!("{report:#}");
         Ok(())
+    }
+
+    /// What must be the same for a checkpoint to be gone on with.
+    fn fingerprint(
+        &self,
+        opened: &Opened,
+        adapter: &Adapter,
+        options: &Options,
+        examples: &[Example],
+    ) -> Result<String> {
+        let start =
+            format!("{} {:?} {} {options:?}", opened.base.name, opened.base.config, adapter.sha256()?);
+        Ok(super::train::fingerprint(&start, examples))
     }
 
     fn config(
@@ -174,14 +211,8 @@ fn quantiles_of(mut values: Vec<f64>) -> Vec<(f64, f64)> {
 }
 
 /// Progress in tokens of both passes, on stderr where that is a terminal.
-fn bar(examples: &[Example], curvature: CurvatureKind) -> ProgressBar {
-    let first: usize = examples.iter().map(|e| e.chosen.ids.len() + e.rejected.ids.len()).sum();
-    let second = match curvature {
-        CurvatureKind::Ekfac => examples.iter().map(Example::tokens).sum(),
-        CurvatureKind::Kfac => 0,
-    };
+fn bar(tokens: usize) -> ProgressBar {
     let style =
         ProgressStyle::with_template("{bar:30} {human_pos}/{human_len} tokens, {per_sec}, {eta} left");
-    ProgressBar::new((first + second) as u64)
-        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    ProgressBar::new(tokens as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

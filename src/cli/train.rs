@@ -3,6 +3,7 @@
 use super::{
     model::BaseArgs,
     pairs::{Encoded, PairArgs},
+    stop,
 };
 use crate::{
     Error, Result,
@@ -26,13 +27,7 @@ use crate::{
 use candle_core::{DType, Device};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::{
-    path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
-};
-
-/// Set by Ctrl-C and by a polite kill.
-static STOP: AtomicBool = AtomicBool::new(false);
+use std::path::PathBuf;
 
 /// File with the options and measures of a run, in the adapter's folder.
 pub const SUMMARY: &str = "training.json";
@@ -130,8 +125,6 @@ impl Train {
             let hint = "hint: `--resume` goes on with it; remove `checkpoint.safetensors` to start afresh";
             return Err(Error::file(&self.output, format!("holds an unfinished run ({hint})")));
         }
-        // A second handler cannot be set where the program is embedded; the first keeps working.
-        ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).ok();
         let mut run = Run {
             schedule: self.options.schedule(plan.0.len()),
             trainer: self.options.trainer(model),
@@ -139,7 +132,7 @@ impl Train {
             plan,
             store,
             checkpoint_every: self.options.checkpoint_every.into(),
-            stop: &STOP,
+            stop: stop::flag(),
         };
         let records = if self.resume && run.store.exists() { run.resume()? } else { Vec::new() };
         eprintln!(
@@ -183,12 +176,8 @@ impl Train {
 
     /// What must be the same for a checkpoint to be gone on with.
     fn fingerprint(&self, base: &Checkpoint, examples: &[Example]) -> String {
-        let mut hash = Sha256::new();
-        hash.update(format!("{:?} {:?} {:?} {:?}", self.lora, self.options, base.name, base.config));
-        for example in examples {
-            hash.update(format!("{example:?}"));
-        }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        let start = format!("{:?} {:?} {:?} {:?}", self.lora, self.options, base.name, base.config);
+        fingerprint(&start, examples)
     }
 
     fn summary(&self, outcome: &Outcome, train: &Encoded, held_out: &Encoded) -> Result<Value> {
@@ -268,6 +257,15 @@ impl OptionArgs {
             micro_batch_tokens: self.micro_batch_tokens,
         }
     }
+}
+
+/// A hash of the options, as text, and of the examples.
+pub(super) fn fingerprint(options: &str, examples: &[Example]) -> String {
+    let mut hash = Sha256::new_with_prefix(options);
+    for example in examples {
+        hash.update(format!("{example:?}"));
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What two pairs on the same prompt have in common.

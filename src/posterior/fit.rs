@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use curvature::Curvature;
 pub use ekfac::Ekfac;
 pub use factors::{Bases, Factors, HeadFactor, kfac};
+pub(crate) use gram::Gram;
 pub use rank::Rank;
 
 /// How S is found once the bases are known.

@@ -92,6 +92,32 @@ fn an_interrupted_training_goes_on_with_the_same_losses() {
 }
 
 #[test]
+fn an_interrupted_fit_goes_on_to_the_same_posterior() {
+    let workspace = Workspace::new("llama-0");
+    let fit = "fit --model base --adapter adapter --data pairs.jsonl --batch-tokens 40 --checkpoint-seconds 0 --max-length 4000";
+    let whole = workspace.succeed(&format!("{fit} --output whole"));
+    assert!(!workspace.path("whole.pass1").exists());
+    for pass in ["pass1", "pass2"] {
+        let mut child =
+            workspace.command(&format!("{fit} --output {pass}")).stderr(Stdio::null()).spawn().unwrap();
+        let state = workspace.path(&format!("{pass}.{pass}"));
+        while !state.exists() {
+            assert!(child.try_wait().unwrap().is_none(), "ended before it could be interrupted");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!workspace.path(pass).exists(), "ended before it was interrupted");
+        let message = workspace.fail(&format!("{fit} --output {pass}"));
+        assert!(message.contains("unfinished fit") && message.contains("--resume"), "{message}");
+        let message = workspace.fail(&format!("{fit} --output {pass} --resume --rank 2"));
+        assert!(message.contains("belongs to another fit"), "{message}");
+        assert_eq!(workspace.succeed(&format!("{fit} --output {pass} --resume")), whole, "{pass}");
+        assert!(workspace.read(pass) == workspace.read("whole"), "{pass}");
+    }
+}
+
+#[test]
 fn the_document_of_the_service_is_printed() {
     let document: Value = serde_json::from_str(&Workspace::new("llama-0").succeed("openapi")).unwrap();
     assert!(document["paths"]["/v1/rewards"]["post"].is_object());

@@ -4,8 +4,9 @@ use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::{Dtype, SafeTensors};
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// The tensors of a file by name, and its `__metadata__`.
@@ -39,34 +40,71 @@ fn stored_as(dtype: Dtype) -> Option<DType> {
     }
 }
 
-/// Writes f32 tensors, first beside `path` and then in its place, so that no reader sees half a file.
+/// Writes tensors, f64 as such and all others as f32; first beside `path` and then in its place, so that no reader sees half
+/// a file.
 pub fn write(
     path: &Path,
     tensors: &BTreeMap<String, Tensor>,
     metadata: HashMap<String, String>,
 ) -> Result<()> {
-    let stored = tensors.iter().map(|(name, tensor)| {
-        let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-        Ok((name, tensor.dims().to_vec(), bytes))
-    });
-    let stored = stored.collect::<Result<Vec<_>>>()?;
-    let wrong = |e: safetensors::SafeTensorError| Error::file(path, e);
-    let views = stored.iter().map(|(name, shape, bytes)| {
-        safetensors::tensor::TensorView::new(Dtype::F32, shape.clone(), bytes)
-            .map(|view| (name.as_str(), view))
-    });
-    let views = views.collect::<Result<Vec<_>, _>>().map_err(wrong)?;
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(wrong)?;
-    replace(path, &bytes)
+    let stored: Vec<(&String, Stored)> =
+        tensors.iter().map(|(name, tensor)| Ok((name, Stored::new(tensor)?))).collect::<Result<_>>()?;
+    let partial = partial(path);
+    safetensors::serialize_to_file(stored, Some(metadata), &partial).map_err(|e| Error::file(path, e))?;
+    std::fs::rename(&partial, path).map_err(Error::io(path))
+}
+
+/// A tensor's bytes as they go to the file.
+struct Stored {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Stored {
+    fn new(tensor: &Tensor) -> Result<Self> {
+        let flat = tensor.flatten_all()?;
+        let (dtype, bytes) = match tensor.dtype() {
+            DType::F64 => (Dtype::F64, flat.to_vec1::<f64>()?.iter().flat_map(|x| x.to_le_bytes()).collect()),
+            _ => {
+                let values: Vec<f32> = flat.to_dtype(DType::F32)?.to_vec1()?;
+                (Dtype::F32, values.iter().flat_map(|x| x.to_le_bytes()).collect())
+            }
+        };
+        Ok(Self { dtype, shape: tensor.dims().to_vec(), bytes })
+    }
+}
+
+impl safetensors::View for Stored {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
 }
 
 /// Writes a file whole or not at all.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
+    let partial = partial(path);
     std::fs::write(&partial, bytes).map_err(Error::io(&partial))?;
     std::fs::rename(&partial, path).map_err(Error::io(path))
+}
+
+/// Where a file grows until it is whole.
+fn partial(path: &Path) -> PathBuf {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    PathBuf::from(partial)
 }
 
 /// Whether a tensor is free of NaN and infinities.

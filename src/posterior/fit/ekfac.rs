@@ -21,9 +21,9 @@ pub struct Ekfac {
     bases: Bases,
     frame: Frame,
     /// S as (d_short, d_long), f64.
-    sum: Tensor,
+    pub(crate) sum: Tensor,
     /// sum_n w_n |D_n|^2.
-    trace: f64,
+    pub(crate) trace: f64,
 }
 
 impl Ekfac {

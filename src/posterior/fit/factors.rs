@@ -21,11 +21,11 @@ use crate::Result;
 #[derive(Debug, Clone)]
 pub struct Factors {
     /// A, d_in x d_in.
-    input: Gram,
+    pub(crate) input: Gram,
     /// G, d_out x d_out.
-    output: Gram,
+    pub(crate) output: Gram,
     /// Sum of the weights of the tokens that counted.
-    weight: f64,
+    pub(crate) weight: f64,
 }
 
 /// The Kronecker eigenbasis of a block, by falling eigenvalue on each side.
@@ -92,7 +92,7 @@ pub fn kfac(bases: &Bases, rank: Rank) -> Result<Curvature> {
 /// The exact curvature of the reward head, accumulated over pairs.
 #[derive(Debug, Clone)]
 pub struct HeadFactor {
-    exact: Gram,
+    pub(crate) exact: Gram,
 }
 
 impl HeadFactor {

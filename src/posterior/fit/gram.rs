@@ -36,6 +36,19 @@ impl Gram {
         self.dim
     }
 
+    /// The sum as it is kept: the rows of the lower triangle, f64.
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        Ok(Tensor::new(self.packed.as_slice(), &Device::Cpu)?)
+    }
+
+    /// Undoes [`Gram::to_tensor`].
+    pub fn from_tensor(packed: &Tensor) -> Result<Self> {
+        let packed = packed.to_vec1()?;
+        // dim (dim + 1) / 2 numbers.
+        let dim = ((8 * packed.len() + 1).isqrt() - 1) / 2;
+        Ok(Self { dim, packed })
+    }
+
     /// Adds rows^T rows, rows (T, dim).
     pub fn add(&mut self, rows: &Tensor) -> Result<()> {
         let product = rows.t()?.matmul(rows)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
@@ -86,6 +99,16 @@ mod tests {
         let got = scaled.matmul(&eigen.vectors.t().unwrap()).unwrap();
         for (got, want) in values(&got).iter().zip(values(&want)) {
             assert!((got - want).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn survives_being_kept_as_a_tensor() {
+        for dim in [1, 2, 7, 33] {
+            let mut gram = Gram::new(dim);
+            gram.add(&random(1, &[3, dim])).unwrap();
+            let back = Gram::from_tensor(&gram.to_tensor().unwrap()).unwrap();
+            assert_eq!((back.dim, back.packed), (dim, gram.packed));
         }
     }
 
