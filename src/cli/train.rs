@@ -41,6 +41,9 @@ pub struct Train {
     /// Folder for the adapter, in PEFT's layout
     #[arg(long, value_name = "DIR", env = "REWARDEN_OUTPUT")]
     output: PathBuf,
+    /// Starts from this PEFT LoRA folder, with its rank and targets, instead of from fresh weights
+    #[arg(long, value_name = "DIR", env = "REWARDEN_ADAPTER")]
+    adapter: Option<PathBuf>,
     /// Goes on from the checkpoint in `--output`, with the losses it would have had without the interruption
     #[arg(long, env = "REWARDEN_RESUME")]
     resume: bool,
@@ -116,11 +119,10 @@ impl Train {
         self.options.check()?;
         let base = self.base.open()?;
         let (train, held_out) = self.data(&base)?;
-        let spec = self.lora.spec()?;
-        let adapter = Adapter::init(spec.clone(), &base.config, self.options.seed)?;
+        let adapter = self.start(&base)?;
         let model = RewardModel::new(&base, Some(&adapter), DType::F32, &Device::Cpu)?;
         let plan = Plan::new(&train.examples, &self.options.limits());
-        let store = Store::new(&self.output, self.fingerprint(&base, &train.examples))?;
+        let store = Store::new(&self.output, self.fingerprint(&base, &adapter, &train.examples)?)?;
         if store.exists() && !self.resume {
             let hint = "hint: `--resume` goes on with it; remove `checkpoint.safetensors` to start afresh";
             return Err(Error::file(&self.output, format!("holds an unfinished run ({hint})")));
@@ -151,12 +153,28 @@ impl Train {
         }
         let adapter = with_blocks(adapter, &outcome.model);
         adapter.save(&self.output, &base.name)?;
-        let summary = self.summary(&outcome, &train, &held_out)?;
+        let summary = self.summary(&outcome, &adapter, &train, &held_out)?;
         let text = format!("{summary:#}\n");
         tensors::replace(&self.output.join(SUMMARY), text.as_bytes())?;
         Store::new(&self.output, String::new())?.finish()?;
         print!("{text}");
         Ok(())
+    }
+
+    /// The adapter that training begins with: fresh, or the one of `--adapter`, with a head if it has none.
+    fn start(&self, base: &Checkpoint) -> Result<Adapter> {
+        let fresh = |spec| Adapter::init(spec, &base.config, self.options.seed);
+        match &self.adapter {
+            None => fresh(self.lora.spec()?),
+            Some(folder) => {
+                let adapter = Adapter::load(folder, &base.config)?;
+                let head = match adapter.head.clone() {
+                    Some(head) => Some(head),
+                    None => fresh(adapter.spec.clone())?.head,
+                };
+                Ok(Adapter { head, ..adapter })
+            }
+        }
     }
 
     /// Training pairs, with the constructed ones, and held-out pairs; no prompt is in both.
@@ -175,18 +193,25 @@ impl Train {
     }
 
     /// What must be the same for a checkpoint to be gone on with.
-    fn fingerprint(&self, base: &Checkpoint, examples: &[Example]) -> String {
-        let start = format!("{:?} {:?} {:?} {:?}", self.lora, self.options, base.name, base.config);
-        fingerprint(&start, examples)
+    fn fingerprint(&self, base: &Checkpoint, adapter: &Adapter, examples: &[Example]) -> Result<String> {
+        let start = format!("{:?} {:?} {:?} {}", self.options, base.name, base.config, adapter.sha256()?);
+        Ok(fingerprint(&start, examples))
     }
 
-    fn summary(&self, outcome: &Outcome, train: &Encoded, held_out: &Encoded) -> Result<Value> {
-        let o = &self.options;
+    fn summary(
+        &self,
+        outcome: &Outcome,
+        adapter: &Adapter,
+        train: &Encoded,
+        held_out: &Encoded,
+    ) -> Result<Value> {
+        let (o, spec) = (&self.options, &adapter.spec);
         let examples: Vec<&Example> = held_out.examples.iter().collect();
         let measured = measure(&outcome.model, &examples, o.micro_batch_tokens)?;
         Ok(json!({
-            "seed": o.seed, "rank": self.lora.rank, "alpha": self.lora.alpha, "rslora": self.lora.rslora,
-            "targets": self.lora.targets, "epochs": o.epochs, "learning_rate": o.learning_rate, "warm_up": o.warm_up,
+            "seed": o.seed, "rank": spec.rank, "alpha": spec.alpha, "rslora": spec.rslora,
+            "targets": spec.targets.iter().map(|target| target.name()).collect::<Vec<_>>(),
+            "started_from": self.adapter, "epochs": o.epochs, "learning_rate": o.learning_rate, "warm_up": o.warm_up,
             "batch_size": o.batch_size, "max_tokens": o.max_tokens, "weight_decay": o.weight_decay,
             "max_gradient_norm": o.max_gradient_norm, "centring": o.centring, "constructed": o.constructed,
             "pairs": train.examples.len(), "skipped": train.skipped, "truncated": train.truncated,

@@ -13,7 +13,7 @@ use rand::{
 };
 
 /// Answers that evade every question.
-const EVASIONS: [&str; 8] = [
+const EVASIONS: [&str; 14] = [
     "",
     "I don't know.",
     "Sure!",
@@ -22,6 +22,12 @@ const EVASIONS: [&str; 8] = [
     "As I said before.",
     "It depends.",
     "That is a great question!",
+    "I'm sorry, but I can't help with that.",
+    "I would rather not answer that.",
+    "I'm not sure what you mean.",
+    "No comment.",
+    "Sorry, I cannot answer this question.",
+    "As an AI language model, I am not able to do that.",
 ];
 
 /// Others whose answer is considered as an off-topic one.
@@ -73,7 +79,7 @@ fn made(sources: &[Source], rng: &mut impl Rng) -> Option<Pair> {
         4 => shuffled(&words, rng),
         5 => repeated(&words, rng),
         6 => words[..words.len().div_ceil(4)].join(" "),
-        7 => EVASIONS.choose(rng)?.to_string(),
+        7..=8 => EVASIONS.choose(rng)?.to_string(),
         _ => gibberish(source.chosen.chars().count(), rng),
     };
     (rejected != source.chosen).then(|| source.with(rejected))
