@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Device, Tensor};
 use rewarden::{
-    item::Input,
+    item::{Input, Message},
     model::{
         RewardModel,
         adapter::{Adapter, LoraSpec},
@@ -50,3 +50,71 @@ fn greedy(model: &RewardModel, ids: &[u32]) -> u32 {
     let logits = last.matmul(&model.embedding().t().unwrap()).unwrap();
     logits.argmax(D::Minus1).unwrap().to_vec1::<u32>().unwrap()[0]
 }
+
+/// The default reward model ranks an evident good answer above gibberish, an empty evasion and an off-topic answer.
+#[test]
+fn the_default_ranks_a_good_answer_first() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let base =
+        Checkpoint::open(&models.join("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf")).unwrap();
+    let adapter = Adapter::load(&models.join("default"), &base.config).unwrap();
+    let model = RewardModel::new(&base, Some(&adapter), DType::F32, &Device::Cpu).unwrap();
+    let limit = Limit { max_length: 512, truncation: None };
+    for (prompt, answers) in RANKED {
+        let encode = |answer: &str| {
+            let messages = vec![Message::new("user", prompt), Message::new("assistant", answer)];
+            base.encoder.encode(&Input::Messages(messages), &limit).unwrap()
+        };
+        let sequences: Vec<TokenSeq> = answers.iter().map(|answer| encode(answer)).collect();
+        let rewards = model.rewards(&Packed::sequences(&sequences)).unwrap();
+        for (answer, reward) in answers.iter().zip(&rewards).skip(1) {
+            assert!(
+                rewards[0] > *reward,
+                "{prompt}: {answer:?} has {reward}, the good answer {}",
+                rewards[0]
+            );
+        }
+    }
+}
+
+/// A prompt with a good answer, gibberish, an evasion, an empty answer and one to another question. No such prompt is in the training data.
+const RANKED: [(&str, [&str; 5]); 3] = [
+    (
+        "How do I boil an egg?",
+        [
+            "Place the egg in a pot of cold water, bring it to a boil, then turn off the heat and cover the pot. Wait \
+             about 6 minutes for a soft yolk or 10 to 12 minutes for a hard one, then cool the egg in cold water \
+             before peeling.",
+            "fjdk qpw zzx egg lorp blib 93 #% egg egg wuth nad plo fthm qzrk vv vv aop",
+            "I'm sorry, but I can't help with that.",
+            "",
+            "The French Revolution began in 1789 with the storming of the Bastille, and it led to the end of the \
+             monarchy in France and the rise of Napoleon Bonaparte.",
+        ],
+    ),
+    (
+        "What is the capital of France, and what is it known for?",
+        [
+            "The capital of France is Paris. It is known for the Eiffel Tower, the Louvre museum, its cafés and its \
+             long history as a centre of art, fashion and food.",
+            "xq fromble the the of of capital zanth 44 yyu Paris gr gr gr nnn opqr",
+            "I don't know.",
+            "",
+            "To change a tire, loosen the lug nuts, jack up the car, remove the flat tire, put on the spare, and \
+             tighten the nuts again in a star pattern.",
+        ],
+    ),
+    (
+        "Explain photosynthesis in two sentences.",
+        [
+            "Photosynthesis is the process by which plants, algae and some bacteria turn sunlight, water and carbon \
+             dioxide into sugar and oxygen. The sugar stores energy for the plant, and the oxygen is released into \
+             the air.",
+            "asdf asdf light plant plant plant plant qwer zxcv 1234 plant",
+            "I would rather not answer that question.",
+            "",
+            "My favourite football team won the match yesterday by three goals. The weather was cold, but everyone \
+             had a good time.",
+        ],
+    ),
+];
