@@ -1,5 +1,31 @@
-//! Rewarden scores answers of language models with a Bayesian reward model: every reward comes with
-//! its variance.
+//! Rewarden scores answers of language models with a Bayesian reward model: every reward comes with its variance.
+//!
+//! The way of a request, top to bottom:
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`http`] | routes, errors and limits of the service |
+//! | [`item`] | what can be scored: prompts and responses, conversations, text, tokens |
+//! | [`text`] | chat template and tokenizer: an item becomes a [`text::TokenSeq`] |
+//! | [`engine`] | the queue, the batches, and the thread that owns the models |
+//! | [`score`] | a batch becomes means, variances and conservative scores |
+//! | [`model`] | base, LoRA adapter and head; one forward, one backward, three sinks |
+//! | [`nn`] | forward and backward of each layer, side by side |
+//! | [`posterior`] | the Laplace posterior: its blocks, its file, its curvature, its evidence |
+//!
+//! And the ways to a model:
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`data`] | preference pairs and items from files |
+//! | [`train`] | LoRA training on pairs, with checkpoints |
+//! | [`fit`] | the two passes that fit a posterior, with checkpoints |
+//! | [`evaluate`] | accuracy, likelihood and calibration on pairs |
+//! | [`cli`] | a subcommand per file |
+//! | [`telemetry`] | logs and metrics |
+//!
+//! Formulas and their sources are in `docs/maths.md`, files and commands in `docs/formats.md`.
+
 pub mod cli;
 pub mod data;
 pub mod engine;
