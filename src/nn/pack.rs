@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(packed.ids, [1, 2, 3, 4, 9]);
         assert_eq!(packed.positions, [0, 1, 2, 3, 2]);
         assert_eq!(packed.pooled, [3, 4]);
-        assert_eq!(packed.groups, [0..5]);
+        assert_eq!(packed.groups, vec![0..5]);
         assert_eq!(packed.segments[2], Segment { tokens: 4..5, parent: Some(0..2) });
     }
 

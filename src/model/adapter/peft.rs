@@ -174,9 +174,12 @@ impl Raw {
     }
 }
 
+/// Whether a site is a target.
+type Matcher<'a> = Box<dyn Fn(&Site) -> bool + 'a>;
+
 impl Targets {
     /// PEFT's rule: a list names the end of a module's dotted name, a string is a pattern for all of it.
-    fn matcher(&self) -> Result<Box<dyn Fn(&Site) -> bool + '_>, String> {
+    fn matcher(&self) -> Result<Matcher<'_>, String> {
         match self {
             Self::Names(names) => Ok(Box::new(move |site| {
                 let module = site.to_string();

@@ -6,7 +6,7 @@ use safetensors::{Dtype, SafeTensors};
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 /// The tensors of a file by name, and its `__metadata__`.
@@ -49,9 +49,8 @@ pub fn write(
 ) -> Result<()> {
     let stored: Vec<(&String, Stored)> =
         tensors.iter().map(|(name, tensor)| Ok((name, Stored::new(tensor)?))).collect::<Result<_>>()?;
-    let partial = partial(path);
-    safetensors::serialize_to_file(stored, Some(metadata), &partial).map_err(|e| Error::file(path, e))?;
-    std::fs::rename(&partial, path).map_err(Error::io(path))
+    let bytes = safetensors::serialize(stored, Some(metadata)).map_err(|e| Error::file(path, e))?;
+    replace(path, &bytes)
 }
 
 /// A tensor's bytes as they go to the file.
@@ -95,16 +94,10 @@ impl safetensors::View for Stored {
 
 /// Writes a file whole or not at all.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let partial = partial(path);
-    std::fs::write(&partial, bytes).map_err(Error::io(&partial))?;
-    std::fs::rename(&partial, path).map_err(Error::io(path))
-}
-
-/// Where a file grows until it is whole.
-fn partial(path: &Path) -> PathBuf {
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
-    PathBuf::from(partial)
+    std::fs::write(&partial, bytes).map_err(Error::io(&partial))?;
+    std::fs::rename(&partial, path).map_err(Error::io(path))
 }
 
 /// Whether a tensor is free of NaN and infinities.
