@@ -1,6 +1,8 @@
 //! Requests become batches: an async handle before a thread that owns the models.
 //!
-//!     score -> admit (gate) -> tokenise (blocking pool) -> queue -> batch by token budget (worker) -> reply
+//! ```text
+//! score -> admit (gate) -> tokenise (blocking pool) -> queue -> batch by token budget (worker) -> reply
+//! ```
 //!
 //! The handle is cheap to clone. The gate is the only place where a request is turned away for load. The
 //! worker ends when the last handle is dropped, after it has answered everything that was admitted.

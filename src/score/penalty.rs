@@ -1,8 +1,10 @@
 //! What uncertainty costs: the conservative score is the mean less a penalty.
 //!
-//!     std         f - k sqrt(v)
-//!     variance    f - k v         exact for KL-regularised choice under Gaussian rewards, k = 1 / (2 beta)
-//!     none        f
+//! ```text
+//! std         f - k sqrt(v)
+//! variance    f - k v         exact for KL-regularised choice under Gaussian rewards, k = 1 / (2 beta)
+//! none        f
+//! ```
 //!
 //! f is the posterior mean, v its variance, and k >= 0 a finite number. Without a variance nothing is
 //! subtracted.
