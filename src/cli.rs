@@ -1,88 +1,158 @@
 //! The command line: one subcommand per file, every flag with an environment twin `REWARDEN_…`.
 //!
 //! Results go to standard output or `--output`, logs and progress to standard error. A command that fails exits with 1 and
-//! one message that names the file, line or field.
+//! one message that names the file, line or field. Without a command the server runs, with the flags that are given.
 
 use crate::{
     Error, Result, http,
     telemetry::{self, Format},
 };
 use clap::{Parser, Subcommand};
+use std::ffi::OsString;
 
 pub mod evaluate;
 pub mod fit;
 pub mod model;
+pub mod output;
 pub mod pairs;
+mod progress;
 pub mod score;
 pub mod serve;
 mod stop;
 pub mod train;
 pub mod verify;
 
+/// Flags with a value that may stand before the command.
+const GLOBAL: [&str; 2] = ["--log", "--log-format"];
+
 /// Scores answers of language models with a Bayesian reward model: every reward comes with its variance.
 #[derive(Debug, Parser)]
 #[command(name = "rewarden", version, about, max_term_width = 100)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(after_help = "Without a command: `rewarden serve`, whose flags may be given as they are.")]
 pub struct Cli {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Command,
     /// Level of the logs, or a list like `info,rewarden=debug`
     #[arg(long, global = true, default_value = "info", env = "REWARDEN_LOG")]
     log: String,
     /// How logs are written
     #[arg(long, global = true, value_enum, default_value = "text", env = "REWARDEN_LOG_FORMAT")]
     log_format: Format,
-    /// What plain `rewarden` serves
-    #[command(flatten)]
-    serve: serve::Serve,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serves rewards over HTTP; what plain `rewarden` does.
+    /// Serves rewards over HTTP; what plain `rewarden` does
     Serve(serve::Serve),
-    /// Trains a reward model (LoRA and a scalar head) on preference pairs.
+    /// Trains a reward model (LoRA and a scalar head) on preference pairs
     Train(train::Train),
-    /// Fits the Laplace posterior of an adapter to preference pairs.
+    /// Fits the Laplace posterior of an adapter to preference pairs
     Fit(fit::Fit),
-    /// Scores a file of items.
+    /// Scores a file of items
     Score(score::Score),
-    /// Measures a reward model on preference pairs.
+    /// Measures a reward model on preference pairs
     #[command(subcommand)]
     Evaluate(evaluate::Evaluate),
-    /// Compares scores with reference numbers.
+    /// Compares scores with reference numbers
     Verify(verify::Verify),
-    /// Prints the OpenAPI document of the service.
+    /// Prints the OpenAPI document of the service
     Openapi,
 }
 
 impl Cli {
-    /// Runs the command; without one, the server.
+    /// Reads the command line, the program's name first; what is wrong ends the program with a message.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Self {
+        Self::parse_from(with_command(arguments.into_iter().collect()))
+    }
+
+    /// Runs the command.
     pub fn run(self) -> Result<()> {
         telemetry::init(self.log_format, &self.log)?;
         match self.command {
-            Some(Command::Serve(serve)) => serve.run(),
-            Some(Command::Train(train)) => train.run(),
-            Some(Command::Fit(fit)) => fit.run(),
-            Some(Command::Score(score)) => score.run(),
-            Some(Command::Evaluate(evaluate)) => evaluate.run(),
-            Some(Command::Verify(verify)) => verify.run(),
-            Some(Command::Openapi) => openapi(),
-            None => self.serve.run(),
+            Command::Serve(serve) => serve.run(),
+            Command::Train(train) => train.run(),
+            Command::Fit(fit) => fit.run(),
+            Command::Score(score) => score.run(),
+            Command::Evaluate(evaluate) => evaluate.run(),
+            Command::Verify(verify) => verify.run(),
+            Command::Openapi => openapi(),
         }
     }
 }
 
+/// Puts `serve` where no command is named. Done before parsing, so that the server's flags, and their environment, are
+/// read only when it is to run.
+fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let mut rest = arguments.iter().skip(1).map(|argument| argument.to_string_lossy());
+    let first = loop {
+        match rest.next() {
+            Some(text) if GLOBAL.contains(&&*text) => drop(rest.next()),
+            Some(text) if text.split_once('=').is_some_and(|(flag, _)| GLOBAL.contains(&flag)) => {}
+            first => break first,
+        }
+    };
+    let own = ["-h", "--help", "-V", "--version"];
+    let named = first.is_some_and(|text| own.contains(&&*text) || !text.starts_with('-'));
+    if !named && !arguments.is_empty() {
+        arguments.insert(1, "serve".into());
+    }
+    arguments
+}
+
 fn openapi() -> Result<()> {
     let document = http::openapi().to_pretty_json().map_err(|e| Error::Usage(e.to_string()))?;
-    println!("{document}");
-    Ok(())
+    output::write_stdout(&format!("{document}\n"))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_of_every_command_are_known() {
+        let command = Cli::command();
+        let flags = command.get_arguments().filter_map(|flag| flag.get_long());
+        assert!(flags.map(|name| format!("--{name}")).eq(GLOBAL));
+    }
+
+    #[test]
+    fn without_a_command_the_server_runs() {
+        let table = [
+            ("", "serve"),
+            ("--log debug", "serve --log debug"),
+            ("--port 0", "serve --port 0"),
+            ("--log debug --port 0", "serve --log debug --port 0"),
+            ("--log=debug --port 0", "serve --log=debug --port 0"),
+            ("--port 0 --help", "serve --port 0 --help"),
+            ("--log debug serve", "--log debug serve"),
+            ("--log=debug --log-format json verify", "--log=debug --log-format json verify"),
+            ("--log serve", "serve --log serve"),
+            ("openapi --log debug", "openapi --log debug"),
+            ("--help", "--help"),
+            ("-V", "-V"),
+            ("help score", "help score"),
+            ("nonsense", "nonsense"),
+        ];
+        for (given, want) in table {
+            let words = |text: &str| -> Vec<OsString> {
+                ["rewarden"].into_iter().chain(text.split_whitespace()).map(OsString::from).collect()
+            };
+            assert_eq!(with_command(words(given)), words(want), "{given}");
+        }
+        assert!(with_command(Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn the_log_level_stands_before_or_after_the_command() {
+        for line in ["--log debug serve", "serve --log debug", "--log debug", "--log debug --port 0"] {
+            let words = ["rewarden"].into_iter().chain(line.split(' ')).map(OsString::from).collect();
+            let cli = Cli::try_parse_from(with_command(words)).unwrap();
+            assert_eq!(cli.log, "debug", "{line}");
+            assert!(matches!(cli.command, Command::Serve(_)), "{line}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -3,7 +3,7 @@
 //! Pairs come as JSONL, gzipped JSONL or Parquet; items as JSONL, gzipped or not, or from standard
 //! input. Nothing is dropped: what cannot be read is an error that names file and line (or row).
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use crate::{
     Error, Result,
@@ -26,8 +26,13 @@ pub fn read_pairs(path: &Path) -> Result<Vec<Pair>> {
         Some(extension) if extension == "parquet" => table::read(path)?,
         _ => {
             let lines = Lines::<pairs::Record>::open(path)?;
-            let path = lines.path().to_owned();
-            lines.map(|line| located(&path, line, pairs::Record::parse)).collect::<Result<_>>()?
+            let path: Arc<Path> = lines.path().into();
+            let pair = |line: Result<(usize, pairs::Record)>| {
+                let (number, record) = line?;
+                let pair = record.parse().map_err(|e| at_line(&path, number, e))?;
+                Ok(pair.at(&path, number))
+            };
+            lines.map(pair).collect::<Result<_>>()?
         }
     };
     if pairs.is_empty() {
@@ -74,12 +79,24 @@ mod tests {
     }
 
     #[test]
+    fn pairs_know_their_places() {
+        let pair = r#"{"prompt":"p","chosen":"c","rejected":"r"}"#;
+        let (_folder, path) = file("x.jsonl", &format!("{pair}\n\n{pair}\n"));
+        let places: Vec<String> = read_pairs(&path)
+            .unwrap()
+            .iter()
+            .map(|pair| pair.place.as_ref().unwrap().wrong("!").to_string())
+            .collect();
+        assert!(places[0].ends_with("x.jsonl:1: !") && places[1].ends_with("x.jsonl:3: !"), "{places:?}");
+    }
+
+    #[test]
     fn what_is_wrong_is_located() {
         let pair = r#"{"prompt":"p","chosen":"c","rejected":"r"}"#;
         let table = [
             (format!("{pair}\n{{\"prompt\":\"p\",\"chosen\":\"c\"}}"), "x.jsonl:2: missing field `rejected`"),
             (format!("{pair}\n\n{{\"chosen\":[],\"rejected\":[]}}"), "x.jsonl:3: chosen: empty"),
-            (format!("{pair}\nnot json"), "x.jsonl:2: expected ident"),
+            (format!("{pair}\nnot json"), "x.jsonl:2: not JSON: expected ident at column 2"),
             (
                 r#"{"chosen":"c","rejected":"r","margin":1e999}"#.to_owned(),
                 "x.jsonl:1: margin: number out of range",

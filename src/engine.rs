@@ -18,7 +18,7 @@ use tracing::Span;
 use crate::{
     Error, Result,
     item::{Input, Message},
-    score::Estimate,
+    score::{Estimate, Want},
     telemetry::metrics::Metrics,
     text::{Limit, TokenSeq, Truncation},
 };
@@ -29,8 +29,8 @@ pub mod registry;
 mod worker;
 
 use gate::{Gate, Ticket, Waiting};
-use queue::{Entry, Key, Load, Queue, Want};
-use registry::{Model, Registry};
+use queue::{Entry, Key, Load, Queue};
+use registry::{Model, Registry, Served};
 use worker::Worker;
 
 /// Bytes of text taken for one token until it is tokenised.
@@ -47,9 +47,14 @@ pub struct Config {
     pub queue_items: usize,
 }
 
+impl Config {
+    /// Enough for products at full speed; more would only take memory, and keep who comes next waiting.
+    pub const BATCH_TOKENS: usize = 2048;
+}
+
 impl Default for Config {
     fn default() -> Self {
-        Self { batch_tokens: 4096, queue_tokens: 131_072, queue_items: 4096 }
+        Self { batch_tokens: Self::BATCH_TOKENS, queue_tokens: 131_072, queue_items: 4096 }
     }
 }
 
@@ -62,7 +67,7 @@ pub enum Health {
     Ready,
     /// What was accepted is finished, but no more should be sent.
     Draining,
-    /// The warm-up failed, for the reason given.
+    /// The warm-up failed, or the scorer's thread ended, for the reason given.
     Failed(String),
 }
 
@@ -71,8 +76,11 @@ pub enum Health {
 pub struct Job {
     /// Index of the model in the registry.
     pub model: usize,
+    /// What is to be scored.
     pub inputs: Vec<Input>,
+    /// What is cut from inputs that are too long.
     pub truncation: Option<Truncation>,
+    /// Whether variances are wanted.
     pub want: Want,
     /// What is not being scored by then is dropped.
     pub deadline: Instant,
@@ -81,8 +89,11 @@ pub struct Job {
 /// One input's score.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scored {
+    /// Finite, and with a variance where one was wanted.
     pub estimate: Estimate,
+    /// Tokens that were scored.
     pub tokens: usize,
+    /// Whether tokens were cut to fit the limit.
     pub truncated: bool,
 }
 
@@ -137,19 +148,29 @@ impl Engine {
         self.inner.health.borrow().clone()
     }
 
-    /// Waits until every model has scored once; a failed warm-up is an error.
-    pub async fn started(&self) -> Result<()> {
+    /// Waits for the worker to fail, in its warm-up or later, and returns why; for ever if it does not.
+    pub async fn failed(&self) -> Error {
         let mut health = self.inner.health.subscribe();
-        match health.wait_for(|health| *health != Health::Starting).await.as_deref() {
-            Ok(Health::Failed(why)) => Err(Error::Internal(why.clone())),
-            Ok(_) => Ok(()),
-            Err(_) => Err(Error::NotReady),
+        let failed = health.wait_for(|health| matches!(health, Health::Failed(_))).await;
+        let why = failed.ok().and_then(|health| match &*health {
+            Health::Failed(why) => Some(why.clone()),
+            _ => None,
+        });
+        match why {
+            Some(why) => Error::Internal(why),
+            None => std::future::pending().await,
         }
     }
 
     /// Marks the engine as no longer ready; requests that still come are answered.
     pub fn drain(&self) {
-        self.inner.health.send_replace(Health::Draining);
+        self.inner.health.send_if_modified(|health| {
+            let failed = matches!(health, Health::Failed(_));
+            if !failed {
+                *health = Health::Draining;
+            }
+            !failed
+        });
     }
 
     /// Scores every input of a job, in order, or fails with the first error.
@@ -158,10 +179,10 @@ impl Engine {
         if matches!(self.health(), Health::Starting | Health::Failed(_)) {
             return Err(Error::NotReady);
         }
-        let served = &self.inner.registry.models()[model];
+        let served = self.served(model)?;
         let limit = Limit { max_length: served.max_length, truncation };
         let ticket = self.inner.gate.admit(estimated(&inputs, limit.max_length))?;
-        let (ticket, sequences) = self.tokenise(ticket, model, inputs, limit).await?;
+        let (ticket, sequences) = self.tokenise(ticket, served, inputs, limit).await?;
         let mut replies = Vec::with_capacity(sequences.len());
         let since = Instant::now();
         let entries = sequences.into_iter().map(|sequence| {
@@ -180,15 +201,20 @@ impl Engine {
         Ok(scored)
     }
 
+    fn served(&self, model: usize) -> Result<&Served> {
+        let served = self.inner.registry.models().get(model);
+        served.ok_or_else(|| Error::Internal(format!("no model has the index {model}")))
+    }
+
     /// Tokenises off the runtime; the ticket goes along, so that its share counts until that has ended.
     async fn tokenise(
         &self,
         ticket: Ticket,
-        model: usize,
+        served: &Served,
         inputs: Vec<Input>,
         limit: Limit,
     ) -> Result<(Ticket, Vec<TokenSeq>)> {
-        let encoder = Arc::clone(&self.inner.registry.models()[model].encoder);
+        let encoder = Arc::clone(&served.encoder);
         let started = Instant::now();
         let span = Span::current();
         let tokenised = spawn_blocking(move || {
@@ -213,6 +239,7 @@ fn estimated(inputs: &[Input], max_length: usize) -> Load {
     let tokens = |input: &Input| {
         let bytes = match input {
             Input::Pair { prompt, response } => prompt.len() + response.len(),
+            Input::Answer { prompt, response } => prompt.iter().map(said).sum::<usize>() + response.len(),
             Input::Messages(messages) => messages.iter().map(said).sum(),
             Input::Text(text) => text.len(),
             Input::Ids(ids) => return ids.len().min(max_length),
@@ -243,13 +270,14 @@ mod tests {
     fn the_load_is_guessed_from_bytes_and_counted_for_ids() {
         let text = |bytes| Input::Text("x".repeat(bytes));
         let pair = Input::Pair { prompt: "x".repeat(6), response: "x".repeat(6) };
-        let messages =
-            Input::Messages(vec![Message::new("user", "x".repeat(8)), Message::new("user", "xxxx")]);
+        let messages = vec![Message::new("user", "x".repeat(8)), Message::new("user", "xxxx")];
+        let answer = Input::Answer { prompt: messages.clone(), response: "x".repeat(8) };
         let table = [
             (vec![text(0)], 1),
             (vec![text(8)], 3),
             (vec![text(8), pair], 7),
-            (vec![messages], 4),
+            (vec![Input::Messages(messages)], 4),
+            (vec![answer], 6),
             (vec![text(1000)], 100),
             (vec![Input::Ids(vec![1; 7])], 7),
             (vec![Input::Ids(vec![1; 700])], 100),

@@ -5,8 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
+/// What can fail, with the one error of the program.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What went wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused a file.
@@ -54,17 +56,28 @@ pub enum Error {
 }
 
 impl Error {
+    /// Makes, of what the operating system says, an error about `path`.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
         move |source| Self::Io { path, source }
     }
 
+    /// Makes an error about what a file holds.
     pub fn file(path: impl AsRef<Path>, message: impl std::fmt::Display) -> Self {
         Self::File { path: path.as_ref().to_path_buf(), message: message.to_string() }
     }
 
+    /// Makes an error about one field of a request or item.
     pub fn field(field: impl Into<String>, message: impl std::fmt::Display) -> Self {
         Self::Field { field: field.into(), message: message.to_string() }
+    }
+
+    /// Puts another field's name in the place of the one that was found wrong.
+    pub fn renamed(self, field: &str) -> Self {
+        match self {
+            Self::Field { message, .. } => Self::field(field, message),
+            other => other,
+        }
     }
 
     /// Says which of several items the error is about; a field becomes a path, `items[1].response`.

@@ -43,6 +43,14 @@ pub struct Options {
     pub batch_tokens: usize,
 }
 
+/// Tokens of a fit, of which a resumed one computes only a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tokens {
+    /// In the checkpoint already.
+    Saved(usize),
+    Computed(usize),
+}
+
 /// A fitted posterior with what was measured on the way.
 #[derive(Debug)]
 pub struct Fitted {
@@ -70,7 +78,7 @@ pub struct Fit<'a> {
 impl Fit<'_> {
     /// Goes on from the checkpoint, if there is one, and fits; `None` if it was stopped. `progress` hears of the tokens of each
     /// batch ([`Fit::tokens`] in all).
-    pub fn run(&self, progress: &mut dyn FnMut(usize)) -> Result<Option<Fitted>> {
+    pub fn run(&self, progress: &mut dyn FnMut(Tokens)) -> Result<Option<Fitted>> {
         let all: Vec<&Example> = self.examples.iter().collect();
         let batches = by_tokens(&all, self.options.batch_tokens);
         let Some(first) = self.first_pass(&batches, progress)? else { return Ok(None) };
@@ -109,18 +117,18 @@ impl Fit<'_> {
     fn first_pass(
         &self,
         batches: &[Vec<&Example>],
-        progress: &mut dyn FnMut(usize),
+        progress: &mut dyn FnMut(Tokens),
     ) -> Result<Option<First>> {
         let mut first = match &self.checkpoints {
-            Some((store, _)) => store.load_first()?.unwrap_or_default(),
+            Some((store, _)) => store.load_first(&self.model.blocks(), batches)?.unwrap_or_default(),
             None => First::default(),
         };
         let done = first.weights.len();
-        progress(batches[..done].iter().flatten().map(|e| first::tokens(e)).sum());
+        progress(Tokens::Saved(batches[..done].iter().flatten().map(|e| first::tokens(e)).sum()));
         let finished = self.walk(batches, done, |batch, _, save| {
             if let Some(batch) = batch {
                 first.add(self.model, batch)?;
-                progress(batch.iter().map(|e| first::tokens(e)).sum());
+                progress(Tokens::Computed(batch.iter().map(|e| first::tokens(e)).sum()));
             }
             match save {
                 Some(store) => store.save_first(&first),
@@ -135,17 +143,17 @@ impl Fit<'_> {
         mut second: Second,
         batches: &[Vec<&Example>],
         weights: &[Vec<f64>],
-        progress: &mut dyn FnMut(usize),
+        progress: &mut dyn FnMut(Tokens),
     ) -> Result<Option<Second>> {
         if let Some((store, _)) = &self.checkpoints {
-            store.load_second(&mut second)?;
+            store.load_second(&mut second, batches.len())?;
         }
         let done = second.batches;
-        progress(batches[..done].iter().flatten().map(|e| e.tokens()).sum());
+        progress(Tokens::Saved(batches[..done].iter().flatten().map(|e| e.tokens()).sum()));
         let finished = self.walk(batches, done, |batch, index, save| {
             if let Some(batch) = batch {
                 second.add(self.model, batch, &weights[index])?;
-                progress(batch.iter().map(|e| e.tokens()).sum());
+                progress(Tokens::Computed(batch.iter().map(|e| e.tokens()).sum()));
             }
             match save {
                 Some(store) => store.save_second(&second),

@@ -31,10 +31,13 @@ use crate::{Error, Result, engine::Engine, telemetry::metrics::Metrics};
 mod error;
 mod json;
 mod layers;
+mod listener;
 mod models;
 mod object;
 mod ops;
 mod rewards;
+
+use listener::{Bounded, Turns};
 
 /// What is left of a connection's time after the last request's, when the service stops.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -46,15 +49,26 @@ pub struct Config {
     pub body_limit: usize,
     /// Items of one request.
     pub max_items: usize,
-    /// How long a request may take, from its first byte to its answer.
+    /// How long a request may take, from the end of its headers to its answer.
     pub timeout: Duration,
+    /// How long a connection may take to send a request's headers.
+    pub header_timeout: Duration,
+    /// Connections that are open at once; more wait for one to end.
+    pub connections: usize,
     /// How long `/readyz` says no, while requests are still taken, before the service stops listening.
     pub drain: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { body_limit: 8 << 20, max_items: 256, timeout: Duration::from_secs(120), drain: Duration::ZERO }
+        Self {
+            body_limit: 8 << 20,
+            max_items: 256,
+            timeout: Duration::from_secs(120),
+            header_timeout: Duration::from_secs(10),
+            connections: 512,
+            drain: Duration::ZERO,
+        }
     }
 }
 
@@ -135,6 +149,7 @@ pub fn router(app: App) -> Router {
             .config(utoipa_swagger_ui::Config::from("/openapi.json").validator_url("none")),
     );
     let layers = ServiceBuilder::new()
+        .layer(from_fn(layers::turn))
         .layer(from_fn(layers::request_id))
         .layer(from_fn_with_state(app.clone(), layers::observe))
         .layer(CatchPanicLayer::custom(layers::panicked))
@@ -155,8 +170,8 @@ async fn own_origin_only(mut response: Response) -> Response {
     response
 }
 
-/// Serves until `shutdown`, then finishes what was accepted. A model that does not warm up ends it with
-/// an error.
+/// Serves until `shutdown`, then finishes what was accepted. A model that does not warm up, or a worker that
+/// fails, ends it with an error.
 pub async fn serve(
     listener: TcpListener,
     app: App,
@@ -173,21 +188,17 @@ pub async fn serve(
         tokio::time::sleep(config.drain).await;
         stopping.notify_one();
     };
-    let server = axum::serve(listener, router(app)).with_graceful_shutdown(signal);
+    let listener = Bounded::new(listener, config.connections, config.header_timeout);
+    let service = router(app).into_make_service_with_connect_info::<Turns>();
+    let server = axum::serve(listener, service).with_graceful_shutdown(signal);
     // Requests end by their own timeout; a connection that is silent, or does not read, must not keep the rest.
     let overdue = async move {
         stopped.notified().await;
-        tokio::time::sleep(config.timeout + LAST_WORDS).await;
-    };
-    let failed = async move {
-        match engine.started().await {
-            Err(error) => error,
-            Ok(()) => std::future::pending().await,
-        }
+        tokio::time::sleep(config.timeout.saturating_add(LAST_WORDS)).await;
     };
     tokio::select! {
         served = server => served.map_err(Error::io("listener")),
         () = overdue => Ok(()),
-        error = failed => Err(error),
+        error = engine.failed() => Err(error),
     }
 }

@@ -11,17 +11,21 @@ use utoipa::ToSchema;
 
 use crate::{Error, Result};
 
+mod id;
 mod text_or;
 
+pub use id::Id;
 use text_or::{TextOr, text_or};
 
 /// One thing to score, as it arrives: exactly one of `prompt` with `response`, `messages`, `text`, and
 /// `input_ids` must be given.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Item {
+#[schema(as = Item)]
+pub struct Item<I = String> {
     /// Returned unchanged with the score.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Id>)]
+    pub id: Option<I>,
     /// A user's message, or the conversation so far; stands with `response`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<Prompt>,
@@ -43,7 +47,9 @@ pub struct Item {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Prompt {
+    /// One user message.
     Text(String),
+    /// The conversation so far.
     Messages(Vec<Message>),
 }
 
@@ -61,6 +67,7 @@ impl<'de> Deserialize<'de> for Prompt {
 pub struct Message {
     /// Who speaks: `system`, `user`, `assistant`, or another role that the chat template knows.
     pub role: String,
+    /// What is said.
     pub content: Content,
 }
 
@@ -68,7 +75,9 @@ pub struct Message {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Content {
+    /// Plain text.
     Text(String),
+    /// Parts whose texts are joined.
     Parts(Vec<Part>),
 }
 
@@ -85,14 +94,30 @@ impl<'de> Deserialize<'de> for Content {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Part {
-    Text { text: String },
+    /// A piece of text.
+    Text {
+        /// The piece.
+        text: String,
+    },
 }
 
 /// A valid [`Item`]: one of the four ways to say what is scored.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
     /// Prompt and response strings: messages where there is a template, else concatenated.
-    Pair { prompt: String, response: String },
+    Pair {
+        /// A user's message.
+        prompt: String,
+        /// The assistant's.
+        response: String,
+    },
+    /// The conversation so far, of at least one message, and what the assistant says next.
+    Answer {
+        /// The messages before the answer.
+        prompt: Vec<Message>,
+        /// The assistant's.
+        response: String,
+    },
     /// A conversation of at least one message.
     Messages(Vec<Message>),
     /// Templated text.
@@ -101,17 +126,15 @@ pub enum Input {
     Ids(Vec<u32>),
 }
 
-impl Item {
+impl<I> Item<I> {
     /// Turns the item into the one thing it says, or names the field that is missing or too much.
     pub fn parse(self) -> Result<Input> {
         self.only_one_form()?;
         let Self { prompt, response, messages, text, input_ids, .. } = self;
         match (prompt, response) {
             (Some(Prompt::Text(prompt)), Some(response)) => return Ok(Input::Pair { prompt, response }),
-            (Some(Prompt::Messages(messages)), Some(response)) => {
-                let mut messages = joined("prompt", messages)?;
-                messages.push(Message::new("assistant", response));
-                return Ok(Input::Messages(messages));
+            (Some(Prompt::Messages(prompt)), Some(response)) => {
+                return Ok(Input::Answer { prompt: joined("prompt", prompt)?, response });
             }
             (Some(_), None) => return Err(Error::field("response", "missing beside `prompt`")),
             (None, Some(_)) => return Err(Error::field("prompt", "missing beside `response`")),
@@ -194,13 +217,13 @@ mod tests {
     #[test]
     fn every_form_is_read() {
         let pair = Input::Pair { prompt: "p".into(), response: "r".into() };
-        let conversation = Input::Messages(vec![said("user", "p"), said("assistant", "r")]);
+        let answer = Input::Answer { prompt: vec![said("user", "p")], response: "r".into() };
         let table = [
             (r#"{"id":"1","prompt":"p","response":"r"}"#, pair),
-            (r#"{"prompt":[{"role":"user","content":"p"}],"response":"r"}"#, conversation.clone()),
+            (r#"{"prompt":[{"role":"user","content":"p"}],"response":"r"}"#, answer),
             (
                 r#"{"messages":[{"role":"user","content":"p"},{"role":"assistant","content":"r"}]}"#,
-                conversation,
+                Input::Messages(vec![said("user", "p"), said("assistant", "r")]),
             ),
             (
                 r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a "},{"type":"text","text":"b"}]}]}"#,

@@ -9,9 +9,11 @@
 //! on any candle device; a fused backend replaces functions of this module one at a time.
 
 pub mod attention;
+mod cpu;
 pub mod linear;
 pub mod mlp;
 pub mod norm;
+pub mod outer;
 pub mod pack;
 pub mod rope;
 

@@ -81,7 +81,8 @@ impl Encoder {
             Input::Ids(ids) => (ids.clone(), None),
             _ => {
                 let rendered = self.render(input)?;
-                (self.tokenizer.ids(&rendered.text, rendered.surround)?, Some(rendered))
+                let ids = self.tokenizer.ids(&rendered.text, rendered.surround);
+                (ids.map_err(|e| e.renamed(first_field(input)))?, Some(rendered))
             }
         };
         let tokens = ids.len();
@@ -92,8 +93,8 @@ impl Encoder {
                 (Some(Truncation::Right), _) => limit.cut_right(&mut ids),
                 (Some(Truncation::KeepSuffix), Some(rendered)) => {
                     let text = self.last_text(input, rendered)?;
-                    let pieces = self.tokenizer.pieces(&rendered.text, rendered.surround)?;
-                    ids = limit.cut_within(&pieces, text)?;
+                    let pieces = self.tokenizer.pieces(&rendered.text, rendered.surround);
+                    ids = limit.cut_within(&pieces.map_err(|e| e.renamed(first_field(input)))?, text)?;
                 }
                 (Some(Truncation::KeepSuffix), None) => return Err(no_last_message()),
             }
@@ -103,54 +104,48 @@ impl Encoder {
         Ok(TokenSeq { truncated: ids.len() < tokens, ids, pooled })
     }
 
-    /// Makes the text of an input that is not token ids already.
+    /// Makes the text of an input that is not token ids already; an error names the field that was sent.
     fn render<'a>(&self, input: &'a Input) -> Result<Rendered<'a>> {
         let templated = |text| Rendered { text, surround: Surround::Nothing };
         match (input, &self.template) {
             (Input::Text(text), _) => Ok(templated(Cow::Borrowed(text))),
-            (Input::Messages(messages), Some(template)) => {
-                template.render(messages).map(|text| templated(Cow::Owned(text)))
-            }
-            (Input::Messages(_), None) => Err(Error::field(
-                "messages",
-                "the model has no chat template (hint: give `prompt` and `response` as strings, or `text`)",
-            )),
-            (Input::Pair { prompt, response }, Some(template)) => {
-                template.render(&conversation(prompt, response)).map(|text| templated(Cow::Owned(text)))
-            }
             (Input::Pair { prompt, response }, None) => {
                 let mut text = format!("{prompt}{response}");
                 let eos = self.tokenizer.eos().filter(|eos| !text.ends_with(eos));
                 text.push_str(eos.unwrap_or_default());
                 Ok(Rendered { text: Cow::Owned(text), surround: Surround::SpecialTokens })
             }
+            (Input::Messages(_) | Input::Answer { .. }, None) => Err(Error::field(
+                first_field(input),
+                "the model has no chat template (hint: give `prompt` and `response` as strings, or `text`)",
+            )),
             (Input::Ids(_), _) => Err(Error::field("input_ids", "has no text")),
+            (_, Some(template)) => {
+                let text = template.render(&conversation(input));
+                text.map(|text| templated(Cow::Owned(text))).map_err(|e| e.renamed(first_field(input)))
+            }
         }
     }
 
     /// Finds the bytes of the last message's text, which `keep-suffix` cuts.
     fn last_text(&self, input: &Input, rendered: &Rendered) -> Result<Range<usize>> {
         match (input, &self.template) {
-            (Input::Messages(messages), Some(template)) => template.last_text(messages, &rendered.text),
-            (Input::Pair { prompt, response }, Some(template)) => {
-                template.last_text(&conversation(prompt, response), &rendered.text)
-            }
+            (Input::Text(_) | Input::Ids(_), _) => Err(no_last_message()),
+            (_, Some(template)) => template.last_text(&conversation(input), &rendered.text),
             (Input::Pair { prompt, .. }, None) => {
-                let text = &rendered.text[prompt.len()..];
+                let text = rendered.text.get(prompt.len()..).unwrap_or_default();
                 let eos = self.tokenizer.eos().unwrap_or_default();
                 Ok(prompt.len()..prompt.len() + text.strip_suffix(eos).unwrap_or(text).len())
             }
-            _ => Err(no_last_message()),
+            (Input::Messages(_) | Input::Answer { .. }, None) => Err(no_last_message()),
         }
     }
 
     /// Refuses a sequence without tokens, or with one that the model has no embedding for.
     fn check_ids(&self, ids: &[u32], input: &Input) -> Result<()> {
         let field = match input {
-            Input::Pair { .. } => "response",
-            Input::Messages(_) => "messages",
-            Input::Text(_) => "text",
-            Input::Ids(_) => "input_ids",
+            Input::Pair { .. } | Input::Answer { .. } => "response",
+            _ => first_field(input),
         };
         if ids.is_empty() {
             return Err(Error::field(field, "no token at all"));
@@ -163,8 +158,27 @@ impl Encoder {
     }
 }
 
-fn conversation(prompt: &str, response: &str) -> [Message; 2] {
-    [Message::new("user", prompt), Message::new("assistant", response)]
+/// The messages of an input, as a template takes them; none where it has no messages.
+fn conversation(input: &Input) -> Cow<'_, [Message]> {
+    let answered = |before: &[Message], response: &str| {
+        before.iter().cloned().chain([Message::new("assistant", response)]).collect()
+    };
+    match input {
+        Input::Messages(messages) => Cow::Borrowed(messages),
+        Input::Answer { prompt, response } => Cow::Owned(answered(prompt, response)),
+        Input::Pair { prompt, response } => Cow::Owned(answered(&[Message::new("user", prompt)], response)),
+        Input::Text(_) | Input::Ids(_) => Cow::Borrowed(&[]),
+    }
+}
+
+/// The field that an input came in, the first where there are two.
+fn first_field(input: &Input) -> &'static str {
+    match input {
+        Input::Pair { .. } | Input::Answer { .. } => "prompt",
+        Input::Messages(_) => "messages",
+        Input::Text(_) => "text",
+        Input::Ids(_) => "input_ids",
+    }
 }
 
 fn no_last_message() -> Error {
@@ -240,10 +254,13 @@ mod tests {
     #[test]
     fn with_a_template_strings_are_messages() {
         let encoder = chat();
-        let messages = Input::Messages(conversation("x", " y z ").to_vec());
-        let ids = encoder.encode(&messages, &WIDE).unwrap().ids;
+        let said = [Message::new("user", "x"), Message::new("assistant", " y z ")];
+        let ids = encoder.encode(&Input::Messages(said.to_vec()), &WIDE).unwrap().ids;
         assert_eq!(ids, [0, 3, 5, 1, 4, 6, 7, 1]);
-        assert_eq!(encoder.encode(&pair("x", "y z"), &WIDE).unwrap().ids, ids);
+        let answer = Input::Answer { prompt: said[..1].to_vec(), response: " y z ".into() };
+        for input in [answer, pair("x", "y z")] {
+            assert_eq!(encoder.encode(&input, &WIDE).unwrap().ids, ids);
+        }
         assert_eq!(encoder.template_sha256().unwrap().len(), 64);
     }
 
@@ -284,6 +301,23 @@ mod tests {
         for (input, want) in [(&input, "5"), (&text, "`keep-suffix` needs")] {
             let message = chat().encode(input, &limit(5, Some(KeepSuffix))).unwrap_err().to_string();
             assert!(message.starts_with("truncation: ") && message.contains(want), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_field_that_was_sent() {
+        let config = serde_json::json!({"chat_template": "{{ raise_exception('no') }}"}).to_string();
+        let (refusing, said) = (encoder(&config, None), vec![Message::new("user", "x")]);
+        let answer = Input::Answer { prompt: said.clone(), response: "y".into() };
+        let table =
+            [(pair("x", "y"), "prompt: "), (answer, "prompt: "), (Input::Messages(said), "messages: ")];
+        for (input, want) in table {
+            let message = refusing.encode(&input, &WIDE).unwrap_err().to_string();
+            assert!(message.starts_with(want) && message.contains("no"), "{message}");
+            if !matches!(input, Input::Pair { .. }) {
+                let message = plain().encode(&input, &WIDE).unwrap_err().to_string();
+                assert!(message.starts_with(want) && message.contains("hint:"), "{message}");
+            }
         }
     }
 

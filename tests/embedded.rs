@@ -1,4 +1,5 @@
-//! The embedded base answers as it should: GGUF, rotary embedding, tokenizer and template are known to be right.
+//! The embedded base answers as it should, so GGUF, rotary embedding, tokenizer and template are known to be right; and
+//! the embedded default is served with its posterior.
 
 use candle_core::{D, DType, Device, Tensor};
 use rewarden::{
@@ -12,7 +13,13 @@ use rewarden::{
     nn::pack::Packed,
     text::{Limit, TokenSeq},
 };
-use std::path::Path;
+use serde_json::{Value, json};
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
 
 /// Most tokens that the answer may take.
 const ANSWER: usize = 12;
@@ -77,7 +84,8 @@ fn the_default_ranks_a_good_answer_first() {
     }
 }
 
-/// A prompt with a good answer, gibberish, an evasion, an empty answer and one to another question. No such prompt is in the training data.
+/// A prompt with a good answer, gibberish, an evasion, an empty answer and one to another question. No such prompt is in
+/// the training data.
 const RANKED: [(&str, [&str; 5]); 3] = [
     (
         "How do I boil an egg?",
@@ -118,3 +126,60 @@ const RANKED: [(&str, [&str; 5]); 3] = [
         ],
     ),
 ];
+
+/// The program itself, without flags but for a free port; killed when dropped.
+struct Served {
+    program: Child,
+    address: String,
+}
+
+impl Served {
+    fn start() -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rewarden"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("REWARDEN_")) {
+            command.env_remove(name);
+        }
+        let mut program = command.args(["serve", "--port", "0"]).stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(program.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let address = log.find_map(|line| {
+            let address = line.split_once("listening on ")?.1;
+            address.split_whitespace().next().map(str::to_owned)
+        });
+        // What is not read any more must not stop the program.
+        std::thread::spawn(move || log.for_each(drop));
+        Self { program, address: address.expect("the server ended before it listened") }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
+
+#[tokio::test]
+async fn the_default_is_served_with_its_posterior() {
+    let served = Served::start();
+    assert!(served.address.starts_with("http://127.0.0.1:"), "{}", served.address);
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let started = Instant::now();
+    let ready = format!("{}/readyz", served.address);
+    while client.get(&ready).send().await.unwrap().status() != 200 {
+        assert!(started.elapsed() < Duration::from_secs(120), "not ready in time");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let item = |response: &str| json!({"prompt": "What is the capital of France?", "response": response});
+    let request = json!({"items": [item("Paris."), item("I would rather talk about the weather.")]});
+    let response = client.post(format!("{}/v1/rewards", served.address)).json(&request).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    let body: Value = response.json().await.unwrap();
+    assert_eq!(body["data"].as_array().unwrap().len(), 2, "{body}");
+    for reward in body["data"].as_array().unwrap() {
+        // JSON has no number that is not finite.
+        let number = |name: &str| reward[name].as_f64().unwrap_or_else(|| panic!("{name}: {body}"));
+        let (mean, variance, std) = (number("mean"), number("variance"), number("std"));
+        assert!(variance > 0.0 && std == variance.sqrt(), "{body}");
+        assert_eq!(number("score"), mean - std, "{body}");
+    }
+}

@@ -1,8 +1,8 @@
 //! `rewarden evaluate`: how good a reward model is on preference pairs, as a whole and by source.
 
-use super::{model::ModelArgs, pairs::PairArgs};
+use super::{model::ModelArgs, output::write_stdout, pairs::PairArgs, progress::Progress};
 use crate::{
-    Error, Result,
+    Result,
     evaluate::PairMeasures,
     train::{Example, run::differences},
 };
@@ -31,9 +31,11 @@ impl Evaluate {
     pub fn run(self) -> Result<()> {
         let Self::Pairs(Pairs { model, pairs }) = self;
         let opened = model.open()?;
-        let encoded = pairs.encode(pairs.read()?, &opened.base)?;
+        let encoded = pairs.encode_some(pairs.read()?, &opened.base)?;
         let examples: Vec<&Example> = encoded.examples.iter().collect();
-        let differences = differences(&opened.model, &examples, BATCH_TOKENS)?;
+        let mut bar = Progress::new(0, examples.iter().map(|example| example.tokens()).sum());
+        let differences = differences(&opened.model, &examples, BATCH_TOKENS, &mut |tokens| bar.add(tokens))?;
+        bar.finish();
         let mut sources: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         for (pair, difference) in encoded.pairs.iter().zip(&differences) {
             sources.entry(pair.source.as_deref().unwrap_or("unnamed")).or_default().push(*difference);
@@ -43,7 +45,6 @@ impl Evaluate {
             "all": PairMeasures::of(&differences), "by_source": by_source,
             "skipped": encoded.skipped, "truncated": encoded.truncated,
         });
-        println!("{}", serde_json::to_string_pretty(&report).map_err(|e| Error::Usage(e.to_string()))?);
-        Ok(())
+        write_stdout(&format!("{report:#}\n"))
     }
 }

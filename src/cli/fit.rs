@@ -2,14 +2,16 @@
 
 use super::{
     model::{ModelArgs, Opened},
-    pairs::PairArgs,
+    output::write_stdout,
+    pairs::{Encoded, PairArgs},
+    progress::Progress,
     stop,
-    train::SUMMARY,
+    train::{identity, summary},
 };
 use crate::{
     Error, Result,
     data::read_pairs,
-    fit::{self, Fitted, Options, checkpoint::Store},
+    fit::{self, Fitted, Options, Tokens, checkpoint::Store},
     model::adapter::Adapter,
     nn::pack::Packed,
     posterior::{
@@ -18,10 +20,9 @@ use crate::{
         fit::{CurvatureKind, Rank},
     },
     score::with_variances,
-    train::{Example, by_tokens},
+    train::by_tokens,
 };
 use candle_core::Tensor;
-use indicatif::{ProgressBar, ProgressStyle};
 use rand::{SeedableRng, seq::SliceRandom};
 use serde_json::{Value, json};
 use std::{
@@ -36,6 +37,7 @@ pub const POSTERIOR: &str = "posterior.safetensors";
 /// Probabilities of the quantiles that are kept.
 const PROBABILITIES: [f64; 9] = [0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99];
 
+/// The flags of `rewarden fit`.
 #[derive(Debug, clap::Args)]
 pub struct Fit {
     #[command(flatten)]
@@ -74,84 +76,129 @@ pub struct Fit {
     seed: u64,
 }
 
+/// What the posterior is of: an opened adapter and the data.
+struct Work<'a> {
+    opened: &'a Opened,
+    adapter: &'a Adapter,
+    folder: &'a Path,
+    output: PathBuf,
+    /// Pairs to fit to, and those of `--held-out`.
+    train: Encoded,
+    held_out: Option<Encoded>,
+}
+
 impl Fit {
+    /// Fits and writes the posterior; what is interrupted is an error, and leaves its checkpoint.
     pub fn run(self) -> Result<()> {
+        self.check()?;
         let opened = self.model.open()?;
         let (Some(adapter), Some(folder)) = (&opened.adapter, &opened.folder) else {
             return Err(Error::Usage("--adapter: needed, the posterior is over an adapter's weights".into()));
         };
         let output = self.output.clone().unwrap_or_else(|| folder.join(POSTERIOR));
+        let (train, held_out) = self.data(&opened)?;
+        eprint!("fitting to {}", train.counts());
+        held_out.iter().for_each(|held_out| eprint!(", {} held out", held_out.counts()));
+        eprintln!();
+        let work = Work { opened: &opened, adapter, folder, output, train, held_out };
+        let (mut fitted, initial_seed) = self.fit(&work)?;
+        for kind in &fitted.evidence.at_bound {
+            tracing::warn!("the evidence holds the prior precision of {kind} at its bound");
+        }
+        let quantiles = self.quantiles(&work, &fitted)?;
+        let config = self.config(&work, &fitted, quantiles)?;
+        let report = report(&config, &fitted, &work, initial_seed)?;
+        fitted.posterior.config = Some(config);
+        fitted.posterior.save(&work.output)?;
+        Store::new(&work.output, String::new()).finish()?;
+        write_stdout(&format!("{report:#}\n"))
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.max_pairs == Some(0) {
+            return Err(Error::Usage("--max-pairs: 0 leaves nothing to fit to".into()));
+        }
+        match (&self.model.adapter, &self.model.base.model, &self.output) {
+            (None, None, None) => {
+                let hint =
+                    "hint: give `--output` to write elsewhere, or the `--adapter` that is to be fitted";
+                let reason =
+                    "needed without `--adapter`, else the embedded model's posterior were overwritten";
+                Err(Error::Usage(format!("--output: {reason} ({hint})")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Pairs to fit to, and held-out ones; what is wrong with either is said before the work begins.
+    fn data(&self, opened: &Opened) -> Result<(Encoded, Option<Encoded>)> {
         let mut pairs = self.pairs.read()?;
         if let Some(count) = self.max_pairs {
             pairs.shuffle(&mut rand_chacha::ChaCha8Rng::seed_from_u64(self.seed));
             pairs.truncate(count);
         }
-        let encoded = self.pairs.encode(pairs, &opened.base)?;
-        eprintln!("fitting to {} pairs ({} too long, left out)", encoded.examples.len(), encoded.skipped);
+        let held_out = match &self.held_out {
+            Some(path) => {
+                let encoded = self.pairs.encode_some(read_pairs(path)?, &opened.base);
+                Some(encoded.map_err(|e| match e {
+                    Error::Usage(message) => Error::file(path, message),
+                    e => e,
+                })?)
+            }
+            None => None,
+        };
+        Ok((self.pairs.encode_some(pairs, &opened.base)?, held_out))
+    }
+
+    /// The posterior, and the seed of the weights that its prior is centred on, where they are known.
+    fn fit(&self, work: &Work) -> Result<(Fitted, Option<u64>)> {
         let options = Options {
             curvature: self.curvature,
             rank: self.rank,
             prior: self.prior_precision,
             batch_tokens: self.batch_tokens,
         };
-        let store = Store::new(&output, self.fingerprint(&opened, adapter, &options, &encoded.examples)?);
+        let initial_seed = summary::initial_seed(work.folder)?;
+        let store = Store::new(&work.output, self.fingerprint(work, &options)?);
         if store.exists() && !self.resume {
             let hint = "hint: `--resume` goes on with it; remove its `.pass1` file to start afresh";
-            return Err(Error::file(&output, format!("belongs to an unfinished fit ({hint})")));
+            return Err(Error::file(&work.output, format!("belongs to an unfinished fit ({hint})")));
         }
         let fit = fit::Fit {
-            model: &opened.model,
-            examples: &encoded.examples,
-            mean: &initial_means(folder, adapter, &opened)?,
+            model: &work.opened.model,
+            examples: &work.train.examples,
+            mean: &match initial_seed {
+                Some(seed) => initial_means(work, seed)?,
+                None => BTreeMap::new(),
+            },
             options,
             checkpoints: Some((store, Duration::from_secs(self.checkpoint_seconds))),
             stop: stop::flag(),
         };
-        let bar = bar(fit.tokens());
-        let Some(mut fitted) = fit.run(&mut |tokens| bar.inc(tokens as u64))? else {
-            eprintln!("stopped (hint: go on with `--resume`)");
-            return Ok(());
-        };
-        bar.finish();
-        for kind in &fitted.evidence.at_bound {
-            tracing::warn!("the evidence holds the prior precision of {kind} at its bound");
-        }
-        let quantiles = self.quantiles(&opened, &fitted)?;
-        let config = self.config(&opened, adapter, &fitted, encoded.examples.len(), quantiles)?;
-        let report = report(&config, &fitted)?;
-        fitted.posterior.config = Some(config);
-        fitted.posterior.save(&output)?;
-        Store::new(&output, String::new()).finish()?;
-        println!("{report:#}");
-        Ok(())
+        let mut progress = Progress::new(0, fit.tokens());
+        let fitted = fit.run(&mut |tokens| match tokens {
+            Tokens::Saved(tokens) => progress.skip(tokens),
+            Tokens::Computed(tokens) => progress.add(tokens),
+        });
+        progress.finish();
+        let stopped = || Error::Usage("stopped before the end (hint: go on with `--resume`)".into());
+        Ok((fitted?.ok_or_else(stopped)?, initial_seed))
     }
 
     /// What must be the same for a checkpoint to be gone on with.
-    fn fingerprint(
-        &self,
-        opened: &Opened,
-        adapter: &Adapter,
-        options: &Options,
-        examples: &[Example],
-    ) -> Result<String> {
-        let start =
-            format!("{} {:?} {} {options:?}", opened.base.name, opened.base.config, adapter.sha256()?);
-        Ok(super::train::fingerprint(&start, examples))
+    fn fingerprint(&self, work: &Work, options: &Options) -> Result<String> {
+        let (base, start) = (&work.opened.base, identity(work.adapter)?);
+        let start = format!("{} {:?} {start} {options:?}", base.name, base.config);
+        Ok(super::train::fingerprint(&start, &work.train.examples))
     }
 
-    fn config(
-        &self,
-        opened: &Opened,
-        adapter: &Adapter,
-        fitted: &Fitted,
-        pairs: usize,
-        quantiles: Option<Quantiles>,
-    ) -> Result<FitConfig> {
+    fn config(&self, work: &Work, fitted: &Fitted, quantiles: Option<Quantiles>) -> Result<FitConfig> {
+        let Work { opened, adapter, .. } = work;
         let (evidence, shape) = (&fitted.evidence, &opened.base.config);
         Ok(FitConfig {
             curvature: Some(self.curvature),
             rank: Some(self.rank),
-            pairs: Some(pairs),
+            pairs: Some(work.train.examples.len()),
             log_likelihood: Some(fitted.log_likelihood),
             evidence: Some(evidence.log_evidence),
             effective_parameters: Some(evidence.effective_parameters.values().sum()),
@@ -171,10 +218,9 @@ impl Fit {
         })
     }
 
-    fn quantiles(&self, opened: &Opened, fitted: &Fitted) -> Result<Option<Quantiles>> {
-        let Some(path) = &self.held_out else { return Ok(None) };
-        let examples = self.pairs.encode(read_pairs(path)?, &opened.base)?.examples;
-        let all: Vec<&Example> = examples.iter().collect();
+    fn quantiles(&self, work: &Work, fitted: &Fitted) -> Result<Option<Quantiles>> {
+        let Some(held_out) = &work.held_out else { return Ok(None) };
+        let (opened, all) = (work.opened, held_out.examples.iter().collect::<Vec<_>>());
         let (mut single, mut difference) = (Vec::new(), Vec::new());
         for batch in by_tokens(&all, self.batch_tokens) {
             let alone = Packed::sequences(batch.iter().flat_map(|e| [&e.chosen, &e.rejected]));
@@ -186,21 +232,40 @@ impl Fit {
     }
 }
 
-/// Where A started, if `train` made this adapter: the centre of its prior.
-fn initial_means(folder: &Path, adapter: &Adapter, opened: &Opened) -> Result<BTreeMap<String, Tensor>> {
-    let path = folder.join(SUMMARY);
-    let Ok(text) = std::fs::read(&path) else { return Ok(BTreeMap::new()) };
-    let summary: Value = serde_json::from_slice(&text).map_err(|e| Error::file(&path, e))?;
-    let seed = summary["seed"].as_u64().ok_or_else(|| Error::file(&path, "seed: expected a whole number"))?;
-    let mut blocks = Adapter::init(adapter.spec.clone(), &opened.base.config, seed)?.blocks();
-    blocks.retain(|name, _| name.ends_with(".lora_A"));
-    Ok(blocks)
+/// Where A started, drawn from the seed as `train` did: the centre of its prior.
+fn initial_means(work: &Work, seed: u64) -> Result<BTreeMap<String, Tensor>> {
+    let of_a = |adapter: &Adapter| {
+        let blocks = adapter.blocks().into_iter();
+        blocks.filter(|(name, _)| name.ends_with(".lora_A")).collect::<BTreeMap<_, _>>()
+    };
+    let initial = of_a(&Adapter::init(work.adapter.spec.clone(), &work.opened.base.config, seed)?);
+    let trained = of_a(work.adapter);
+    let other =
+        |(name, block): &(&String, &Tensor)| trained.get(*name).map(Tensor::dims) != Some(block.dims());
+    let missing = trained.keys().find(|name| !initial.contains_key(*name));
+    match initial.iter().find(other).map(|(name, _)| name).or(missing) {
+        None => Ok(initial),
+        Some(name) => {
+            let hint = "hint: remove the file if it is not of this adapter";
+            let message =
+                format!("{name}: the adapter that began with seed {seed} has another shape ({hint})");
+            Err(Error::file(work.folder.join(summary::SUMMARY), message))
+        }
+    }
 }
 
-fn report(config: &FitConfig, fitted: &Fitted) -> Result<Value> {
+fn report(config: &FitConfig, fitted: &Fitted, work: &Work, initial_seed: Option<u64>) -> Result<Value> {
     let mut report = serde_json::to_value(config).map_err(|e| Error::Usage(e.to_string()))?;
     report["trace"] = json!(fitted.traces.values().sum::<f64>());
     report["blocks"] = json!(fitted.traces.len());
+    report["initial_seed"] = json!(initial_seed);
+    report["skipped"] = json!(work.train.skipped);
+    report["truncated"] = json!(work.train.truncated);
+    if let Some(held_out) = &work.held_out {
+        report["held_out_pairs"] = json!(held_out.examples.len());
+        report["held_out_skipped"] = json!(held_out.skipped);
+        report["held_out_truncated"] = json!(held_out.truncated);
+    }
     Ok(report)
 }
 
@@ -208,11 +273,4 @@ fn quantiles_of(mut values: Vec<f64>) -> Vec<(f64, f64)> {
     values.sort_by(f64::total_cmp);
     let last = values.len().saturating_sub(1) as f64;
     PROBABILITIES.iter().filter_map(|p| Some((*p, *values.get((p * last).round() as usize)?))).collect()
-}
-
-/// Progress in tokens of both passes, on stderr where that is a terminal.
-fn bar(tokens: usize) -> ProgressBar {
-    let style =
-        ProgressStyle::with_template("{bar:30} {human_pos}/{human_len} tokens, {per_sec}, {eta} left");
-    ProgressBar::new(tokens as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

@@ -7,7 +7,10 @@ use crate::{
     score::Scorer,
 };
 use candle_core::{DType, Device};
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 /// Folder of the embedded base, under the models' folder.
 const BASE: &str = "smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -41,8 +44,32 @@ pub struct ModelArgs {
     #[command(flatten)]
     pub base: BaseArgs,
     /// PEFT LoRA folder [default: the embedded adapter, where `--model` is not given either]
-    #[arg(long, value_name = "PATH", env = "REWARDEN_ADAPTER")]
-    pub adapter: Option<PathBuf>,
+    #[arg(long, value_name = "[NAME=]PATH", env = "REWARDEN_ADAPTER")]
+    pub adapter: Option<NamedAdapter>,
+}
+
+/// `[NAME=]PATH`: an adapter's folder, and the name it is served under, by default the folder's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedAdapter {
+    pub name: String,
+    pub path: PathBuf,
+}
+
+impl FromStr for NamedAdapter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some((name, path)) = text.split_once('=').filter(|(name, _)| !name.contains('/')) {
+            return match name.is_empty() || path.is_empty() {
+                true => Err("expected NAME=PATH or PATH".into()),
+                false => Ok(Self { name: name.into(), path: path.into() }),
+            };
+        }
+        let path = PathBuf::from(text);
+        let name =
+            path.file_name().map_or_else(|| ADAPTER.into(), |name| name.to_string_lossy().into_owned());
+        Ok(Self { name, path })
+    }
 }
 
 /// A reward model with what it was made from.
@@ -56,7 +83,7 @@ pub struct Opened {
 impl ModelArgs {
     pub fn open(&self) -> Result<Opened> {
         let folder = match (&self.adapter, &self.base.model) {
-            (Some(folder), _) => Some(folder.clone()),
+            (Some(adapter), _) => Some(adapter.path.clone()),
             (None, None) => Some(embedded(ADAPTER)?),
             (None, Some(_)) => None,
         };

@@ -4,7 +4,7 @@ use crate::{
     Error, Result,
     data::{self, Pair},
     model::checkpoint::Checkpoint,
-    text::{Limit, Truncation},
+    text::{Limit, TokenSeq, Truncation},
     train::Example,
 };
 use std::path::PathBuf;
@@ -36,12 +36,21 @@ pub enum TooLong {
 }
 
 /// Pairs as read and as encoded, side by side.
+#[derive(Debug, Default)]
 pub struct Encoded {
     pub pairs: Vec<Pair>,
     pub examples: Vec<Example>,
     /// Pairs left out, and pairs cut, because they are too long.
     pub skipped: usize,
     pub truncated: usize,
+}
+
+impl Encoded {
+    /// How many pairs there are, and what became of those that were too long.
+    pub fn counts(&self) -> String {
+        let (left, skipped, truncated) = (self.examples.len(), self.skipped, self.truncated);
+        format!("{left} pairs ({skipped} too long, left out; {truncated} cut)")
+    }
 }
 
 impl PairArgs {
@@ -51,44 +60,78 @@ impl PairArgs {
         for path in &self.data {
             all.extend(data::read_pairs(path)?);
         }
-        let excluded = |source: &str| self.exclude_source.iter().any(|name| name == source);
-        all.retain(|pair| !pair.source.as_deref().is_some_and(excluded));
+        all.retain(|pair| !of_sources(pair, &self.exclude_source));
         match all.is_empty() {
             true => Err(Error::Usage("--exclude-source: no pair is left".into())),
             false => Ok(all),
         }
     }
 
-    /// Encodes pairs; what is too long is treated as `--too-long` says.
-    pub fn encode(&self, pairs: Vec<Pair>, base: &Checkpoint) -> Result<Encoded> {
-        let max_length = self.max_length.unwrap_or(usize::MAX).min(base.config.max_length);
-        let truncation = (self.too_long == TooLong::Truncate).then_some(Truncation::KeepSuffix);
-        let limit = Limit { max_length, truncation };
-        let mut encoded = Encoded { pairs: Vec::new(), examples: Vec::new(), skipped: 0, truncated: 0 };
-        for pair in pairs {
-            let side = |input| base.encoder.encode(input, &limit);
-            match (side(&pair.chosen), side(&pair.rejected)) {
-                (Ok(chosen), Ok(rejected)) => {
-                    encoded.truncated += usize::from(chosen.truncated || rejected.truncated);
-                    encoded.examples.push(Example {
-                        chosen,
-                        rejected,
-                        margin: pair.margin,
-                        weight: pair.weight,
-                    });
-                    encoded.pairs.push(pair);
-                }
-                (Err(Error::TooLong { .. }), _) | (_, Err(Error::TooLong { .. }))
-                    if self.too_long == TooLong::Skip =>
-                {
-                    encoded.skipped += 1;
-                }
-                (Err(e), _) | (_, Err(e)) => return Err(e),
-            }
-        }
+    /// Encodes pairs, of which at least one must be left.
+    pub fn encode_some(&self, pairs: Vec<Pair>, base: &Checkpoint) -> Result<Encoded> {
+        let encoded = self.encode(pairs, base)?;
         match encoded.examples.is_empty() {
-            true => Err(Error::Usage(format!("--max-length: every pair is longer than {max_length} tokens"))),
+            true => Err(self.nothing_left(&encoded, base)),
             false => Ok(encoded),
         }
     }
+
+    /// The error where all pairs were left out.
+    pub fn nothing_left(&self, encoded: &Encoded, base: &Checkpoint) -> Error {
+        let (pairs, limit) = (encoded.skipped, self.limit(base).max_length);
+        Error::Usage(format!("--max-length: none of {pairs} pairs fits into {limit} tokens"))
+    }
+
+    /// Encodes pairs; what is too long is treated as `--too-long` says.
+    pub fn encode(&self, pairs: Vec<Pair>, base: &Checkpoint) -> Result<Encoded> {
+        let limit = self.limit(base);
+        let mut encoded = Encoded::default();
+        for pair in pairs {
+            let side = |name, input| match base.encoder.encode(input, &limit) {
+                Ok(sequence) => Ok(Some(sequence)),
+                Err(e) => self.refused(&pair, name, e),
+            };
+            let sides = (side("chosen", &pair.chosen)?, side("rejected", &pair.rejected)?);
+            let (Some(chosen), Some(rejected)) = sides else {
+                encoded.skipped += 1;
+                continue;
+            };
+            encoded.truncated += usize::from(chosen.truncated || rejected.truncated);
+            let (margin, weight) = (pair.margin, pair.weight);
+            encoded.examples.push(Example { chosen, rejected, margin, weight });
+            encoded.pairs.push(pair);
+        }
+        Ok(encoded)
+    }
+
+    fn limit(&self, base: &Checkpoint) -> Limit {
+        let max_length = self.max_length.unwrap_or(usize::MAX).min(base.config.max_length);
+        Limit {
+            max_length,
+            truncation: (self.too_long == TooLong::Truncate).then_some(Truncation::KeepSuffix),
+        }
+    }
+
+    /// What an answer that could not be encoded means: none where the pair is left out, else an error with its place.
+    fn refused(&self, pair: &Pair, side: &str, error: Error) -> Result<Option<TokenSeq>> {
+        let message = match (error, self.too_long) {
+            (Error::TooLong { .. }, TooLong::Skip) => return Ok(None),
+            // Nothing of it can be cut: a text without a last message, or a prompt that is too long by itself.
+            (Error::Field { field, .. }, TooLong::Truncate) if field == "truncation" => return Ok(None),
+            (Error::TooLong { tokens, limit }, _) => {
+                let hint = "hint: `--too-long skip` leaves such pairs out, `truncate` cuts the answer";
+                format!("{side}: has {tokens} tokens, more than the limit of {limit} ({hint})")
+            }
+            (e, _) => format!("{side}: {e}"),
+        };
+        match &pair.place {
+            Some(place) => Err(place.wrong(message)),
+            None => Err(Error::Usage(message)),
+        }
+    }
+}
+
+/// Whether the pair is of one of these sources.
+pub(super) fn of_sources(pair: &Pair, sources: &[String]) -> bool {
+    pair.source.as_ref().is_some_and(|source| sources.contains(source))
 }

@@ -1,18 +1,28 @@
 //! `rewarden score`: items of a file become lines of means, variances and conservative scores.
 
-use super::model::ModelArgs;
+use super::{
+    model::{ModelArgs, Opened},
+    output::write_stdout,
+    progress::Progress,
+};
 use crate::{
     Error, Result,
-    data::{NamedInput, read_items},
+    data::lines::{Lines, at_line},
+    item::{Id, Item},
     score::{
-        Estimate, in_batches,
+        Estimate, Rated, Want, in_batches,
         penalty::{Kind, Penalty},
     },
     text::{Limit, TokenSeq, Truncation},
 };
 use serde::Serialize;
-use std::{io::Write, path::PathBuf, time::Instant};
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
+/// The flags of `rewarden score`.
 #[derive(Debug, clap::Args)]
 pub struct Score {
     #[command(flatten)]
@@ -46,10 +56,18 @@ pub struct Score {
     timing: bool,
 }
 
+/// An item as it stood in the file, ready for the model.
+struct Scorable {
+    /// Counted from 1.
+    line: usize,
+    id: Option<Id>,
+    sequence: TokenSeq,
+}
+
 /// One line of output.
 #[derive(Debug, Serialize)]
 struct Line<'a> {
-    id: Option<&'a str>,
+    id: Option<&'a Id>,
     mean: f64,
     variance: Option<f64>,
     std: Option<f64>,
@@ -67,61 +85,128 @@ struct Timing {
 }
 
 impl Score {
+    /// Scores the file; nothing is written unless every item has its score.
     pub fn run(self) -> Result<()> {
         let penalty = Penalty::new(self.penalty, self.k)?;
         let started = Instant::now();
         let opened = self.model.open()?;
-        let max_length = self.max_length.unwrap_or(usize::MAX).min(opened.base.config.max_length);
-        let limit = Limit { max_length, truncation: self.truncation };
         let mut scorer = opened.scorer()?;
         let load_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
-        let items = read_items(&self.input)?;
-        let encode = |(input, number): (&NamedInput, usize)| {
-            let name =
-                input.0.as_deref().map_or_else(|| format!("item {number}"), |id| format!("item `{id}`"));
-            opened
-                .base
-                .encoder
-                .encode(&input.1, &limit)
-                .map_err(|e| Error::file(&self.input, format!("{name}: {e}")))
-        };
-        let sequences: Vec<TokenSeq> = items.iter().zip(1..).map(encode).collect::<Result<_>>()?;
-        let estimates = in_batches(&mut scorer, &sequences, !self.no_variance, self.batch_tokens, |_| {})?;
+        let (name, items) = self.read(&opened)?;
+        let want = scorer.able(if self.no_variance { Want::Mean } else { Want::MeanAndVariance });
+        let sequences: Vec<TokenSeq> = items.iter().map(|item| item.sequence.clone()).collect();
+        let tokens = sequences.iter().map(|sequence| sequence.ids.len()).sum();
+        let mut progress = Progress::new(0, tokens);
+        let estimates =
+            in_batches(&mut scorer, &sequences, want, self.batch_tokens, |tokens| progress.add(tokens))?;
+        progress.finish();
         let mut output = String::new();
-        for ((item, sequence), estimate) in items.iter().zip(&sequences).zip(&estimates) {
-            let line = line(item.0.as_deref(), sequence, estimate, penalty);
+        for (item, estimate) in items.iter().zip(estimates) {
+            let line = item.line(estimate, want, penalty).map_err(|e| item.wrong(&name, e))?;
             output += &serde_json::to_string(&line).map_err(|e| Error::file(&self.output, e))?;
             output.push('\n');
         }
-        self.write(output.as_bytes())?;
+        self.write(&output)?;
         if self.timing {
-            let tokens = sequences.iter().map(|sequence| sequence.ids.len()).sum();
             let score_seconds = started.elapsed().as_secs_f64();
             let timing = Timing { load_seconds, score_seconds, items: items.len(), tokens };
-            eprintln!("{}", serde_json::to_string(&timing).map_err(|e| Error::Usage(e.to_string()))?);
+            let timing = serde_json::to_string(&timing).map_err(|e| Error::Usage(e.to_string()))?;
+            writeln!(io::stderr(), "{timing}").map_err(Error::io("<stderr>"))?;
         }
         Ok(())
     }
 
-    fn write(&self, bytes: &[u8]) -> Result<()> {
+    /// The input's name, and its items as token sequences.
+    fn read(&self, opened: &Opened) -> Result<(PathBuf, Vec<Scorable>)> {
+        let max_length = self.max_length.unwrap_or(usize::MAX).min(opened.base.config.max_length);
+        let limit = Limit { max_length, truncation: self.truncation };
+        let lines = Lines::<Item<Id>>::open(&self.input)?;
+        let name = lines.path().to_owned();
+        let scorable = |line| {
+            let (line, mut item): (usize, Item<Id>) = line?;
+            let id = item.id.take();
+            let encoded = item.parse().and_then(|input| opened.base.encoder.encode(&input, &limit));
+            let sequence = encoded.map_err(|e| wrong(&name, line, id.as_ref(), e))?;
+            Ok(Scorable { line, id, sequence })
+        };
+        let items = lines.map(scorable).collect::<Result<_>>()?;
+        Ok((name, items))
+    }
+
+    fn write(&self, text: &str) -> Result<()> {
         match self.output.to_str() {
-            Some("-") => std::io::stdout().lock().write_all(bytes),
-            _ => std::fs::write(&self.output, bytes),
+            Some("-") => write_stdout(text),
+            _ => std::fs::write(&self.output, text).map_err(Error::io(&self.output)),
         }
-        .map_err(Error::io(&self.output))
     }
 }
 
-fn line<'a>(id: Option<&'a str>, sequence: &TokenSeq, estimate: &Estimate, penalty: Penalty) -> Line<'a> {
-    let Estimate { mean, variance } = *estimate;
-    Line {
-        id,
-        mean,
-        variance,
-        std: variance.map(f64::sqrt),
-        score: penalty.score(mean, variance),
-        tokens: sequence.ids.len(),
-        truncated: sequence.truncated,
+impl Scorable {
+    fn line(&self, estimate: Estimate, want: Want, penalty: Penalty) -> Result<Line<'_>> {
+        let Rated { mean, variance, std, score } = estimate.finite(want)?.rated(penalty)?;
+        let TokenSeq { ids, truncated, .. } = &self.sequence;
+        Ok(Line {
+            id: self.id.as_ref(),
+            mean,
+            variance,
+            std,
+            score,
+            tokens: ids.len(),
+            truncated: *truncated,
+        })
+    }
+
+    fn wrong(&self, file: &Path, cause: Error) -> Error {
+        wrong(file, self.line, self.id.as_ref(), cause)
+    }
+}
+
+/// Says of which line, and of which item where it has a name, an error is.
+fn wrong(file: &Path, line: usize, id: Option<&Id>, cause: Error) -> Error {
+    match id {
+        Some(id) => at_line(file, line, format!("item `{id}`: {cause}")),
+        None => at_line(file, line, cause),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scorable(id: Option<Id>) -> Scorable {
+        Scorable { line: 3, id, sequence: TokenSeq { ids: vec![1, 2], pooled: 1, truncated: false } }
+    }
+
+    #[test]
+    fn ids_go_back_as_they_came() {
+        let estimate = Estimate { mean: 1.0, variance: Some(4.0) };
+        for id in ["7", "\"7\"", "null"] {
+            let item = scorable(serde_json::from_str(id).unwrap());
+            let line = item.line(estimate, Want::MeanAndVariance, Penalty::default()).unwrap();
+            let want = format!(
+                r#"{{"id":{id},"mean":1.0,"variance":4.0,"std":2.0,"score":-1.0,"tokens":2,"truncated":false}}"#
+            );
+            assert_eq!(serde_json::to_string(&line).unwrap(), want);
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_names_file_line_and_item() {
+        let most = Penalty::new(Kind::Variance, 1e308).unwrap();
+        let of = |mean, variance| Estimate { mean, variance: Some(variance) };
+        let table = [
+            (of(1.0, 4.0), most, "penalty.k: too large: a score is not a finite number"),
+            (of(f64::NAN, 4.0), Penalty::default(), "not a finite number: mean: NaN"),
+            (of(1.0, -1.0), Penalty::default(), "not a finite number: variance: -1"),
+        ];
+        for (estimate, penalty, want) in table {
+            for (id, name) in [(None, ""), (Some(Id::Text("a".into())), "item `a`: ")] {
+                let item = scorable(id);
+                let error = item.line(estimate, Want::MeanAndVariance, penalty).unwrap_err();
+                let message = item.wrong(Path::new("x.jsonl"), error).to_string();
+                assert_eq!(message, format!("x.jsonl:3: {name}{want}"));
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! `rewarden serve`, and plain `rewarden`: the HTTP service.
 
-use super::model::{BaseArgs, Opened, embedded};
+use super::model::{BaseArgs, NamedAdapter, Opened, embedded};
 use crate::{
     Error, Result,
     engine::{
@@ -10,12 +10,14 @@ use crate::{
     http::{self, App},
     telemetry::metrics::Metrics,
 };
-use std::{net::IpAddr, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use clap::builder::RangedU64ValueParser;
+use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 
 /// Name of the embedded adapter's model, and of a base's own head.
 const DEFAULT: &str = "default";
 
+/// The flags of `rewarden serve`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Serve {
     #[command(flatten)]
@@ -36,57 +38,55 @@ pub struct Serve {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Limits")]
 struct Limits {
-    /// Longest sequence in tokens [default: the model's]
-    #[arg(long, value_name = "TOKENS", env = "REWARDEN_MAX_LENGTH")]
+    /// Longest sequence in tokens [default: the model's]. A variance takes about 0.7 MB of memory for each token of a
+    /// batch with the embedded model, in general 4 bytes x layers x (4 hidden + 2 key-value + 2 intermediate sizes); a
+    /// mean takes a layer's share of it
+    #[arg(long, value_name = "TOKENS", value_parser = count(), env = "REWARDEN_MAX_LENGTH")]
     max_length: Option<usize>,
     /// Most tokens in one batch; a longer sequence runs alone
-    #[arg(long, value_name = "TOKENS", default_value_t = 4096, env = "REWARDEN_BATCH_TOKENS")]
+    #[arg(long, value_name = "TOKENS", value_parser = count(), env = "REWARDEN_BATCH_TOKENS")]
+    #[arg(default_value_t = engine::Config::BATCH_TOKENS)]
     batch_tokens: usize,
     /// Tokens that may wait; past them requests get 503 with Retry-After
-    #[arg(long, value_name = "TOKENS", default_value_t = 131_072, env = "REWARDEN_QUEUE_TOKENS")]
+    #[arg(long, value_name = "TOKENS", value_parser = count(), env = "REWARDEN_QUEUE_TOKENS")]
+    #[arg(default_value_t = 131_072)]
     queue_tokens: usize,
     /// Items that may wait
-    #[arg(long, value_name = "ITEMS", default_value_t = 4096, env = "REWARDEN_QUEUE_ITEMS")]
+    #[arg(long, value_name = "ITEMS", value_parser = count(), default_value_t = 4096, env = "REWARDEN_QUEUE_ITEMS")]
     queue_items: usize,
     /// Items of one request
-    #[arg(long, value_name = "ITEMS", default_value_t = 256, env = "REWARDEN_MAX_ITEMS")]
+    #[arg(long, value_name = "ITEMS", value_parser = count(), default_value_t = 256, env = "REWARDEN_MAX_ITEMS")]
     max_items: usize,
     /// Bytes of a request's body
-    #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, env = "REWARDEN_BODY_LIMIT")]
+    #[arg(long, value_name = "BYTES", value_parser = count(), default_value_t = 8 << 20, env = "REWARDEN_BODY_LIMIT")]
     body_limit: usize,
-    /// Seconds that a request may take before it gets 504
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, env = "REWARDEN_TIMEOUT")]
+    /// Connections that are open at once; more wait for one to end
+    #[arg(long, value_parser = count(), default_value_t = 512, env = "REWARDEN_CONNECTIONS")]
+    connections: usize,
+    /// Seconds that a client may take to send a request's headers before it is hung up on
+    #[arg(long, value_name = "SECONDS", value_parser = seconds(1), env = "REWARDEN_HEADER_TIMEOUT")]
+    #[arg(default_value_t = 10)]
+    header_timeout: u64,
+    /// Seconds that a request may take, from the end of its headers, before it gets 504
+    #[arg(long, value_name = "SECONDS", value_parser = seconds(1), default_value_t = 120, env = "REWARDEN_TIMEOUT")]
     timeout: u64,
     /// Seconds between a polite kill and the end of listening, while /readyz says no
-    #[arg(long, value_name = "SECONDS", default_value_t = 0, env = "REWARDEN_DRAIN")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds(0), default_value_t = 0, env = "REWARDEN_DRAIN")]
     drain: u64,
 }
 
-/// `[NAME=]PATH`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct NamedAdapter {
-    name: String,
-    path: PathBuf,
+/// At least one.
+fn count() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
-impl FromStr for NamedAdapter {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some((name, path)) = text.split_once('=').filter(|(name, _)| !name.contains('/')) {
-            return match name.is_empty() || path.is_empty() {
-                true => Err("expected NAME=PATH or PATH".into()),
-                false => Ok(Self { name: name.into(), path: path.into() }),
-            };
-        }
-        let path = PathBuf::from(text);
-        let name =
-            path.file_name().map_or_else(|| DEFAULT.into(), |name| name.to_string_lossy().into_owned());
-        Ok(Self { name, path })
-    }
+/// At least `least`, at most a day: what is longer is a mistake.
+fn seconds(least: u64) -> RangedU64ValueParser {
+    RangedU64ValueParser::new().range(least..=24 * 3600)
 }
 
 impl Serve {
+    /// Serves until it is told to stop.
     pub fn run(self) -> Result<()> {
         let runtime = tokio::runtime::Runtime::new().map_err(Error::io("runtime"))?;
         let models = self.models()?;
@@ -144,6 +144,8 @@ impl Limits {
             body_limit: self.body_limit,
             max_items: self.max_items,
             timeout: Duration::from_secs(self.timeout),
+            header_timeout: Duration::from_secs(self.header_timeout),
+            connections: self.connections,
             drain: Duration::from_secs(self.drain),
         }
     }
@@ -167,7 +169,35 @@ async fn stop_signal() {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        limits: Limits,
+    }
+
+    #[test]
+    fn limits_that_mean_nothing_are_refused() {
+        let parse = |flag: &str, value: &str| Line::try_parse_from(["rewarden", flag, value]);
+        for flag in ["--timeout", "--header-timeout", "--batch-tokens", "--max-length", "--connections"] {
+            assert!(parse(flag, "0").is_err(), "{flag}");
+            assert!(parse(flag, "1").is_ok(), "{flag}");
+        }
+        for flag in ["--timeout", "--header-timeout", "--drain"] {
+            assert!(parse(flag, "86400").is_ok(), "{flag}");
+            let message = parse(flag, "18446744073709551615").unwrap_err().to_string();
+            assert!(message.contains(flag) && message.contains("86400"), "{message}");
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_library() {
+        let Line { limits } = Line::try_parse_from(["rewarden"]).unwrap();
+        assert_eq!((limits.engine(), limits.http()), (engine::Config::default(), http::Config::default()));
+    }
 
     #[test]
     fn adapters_are_named_or_take_their_folders_name() {

@@ -1,17 +1,18 @@
 //! `rewarden verify`: scores against numbers that are known to be right.
 
-use super::model::ModelArgs;
+use super::{model::ModelArgs, output::write_stdout, progress::Progress};
 use crate::{
     Error, Result,
     data::lines::{Lines, at_line},
-    item::Item,
-    score::in_batches,
+    item::{Id, Item},
+    score::{Estimate, Want, in_batches},
     text::{Limit, TokenSeq},
 };
 use serde::Deserialize;
 use serde_json::json;
 use std::path::PathBuf;
 
+/// The flags of `rewarden verify`.
 #[derive(Debug, clap::Args)]
 pub struct Verify {
     #[command(flatten)]
@@ -31,47 +32,157 @@ pub struct Verify {
 #[derive(Debug, Deserialize)]
 struct Reference {
     #[serde(flatten)]
-    item: Item,
+    item: Item<Id>,
     mean: f64,
     variance: Option<f64>,
 }
 
+/// What an estimate should be, and the line, counted from 1, that says so.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Expected {
+    line: usize,
+    mean: f64,
+    /// Above 0, since errors are relative to it.
+    variance: Option<f64>,
+}
+
+/// The largest errors so far.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Errors {
+    mean: f64,
+    /// `None` where no variance is expected.
+    variance: Option<f64>,
+}
+
 impl Verify {
+    /// Scores the reference's items, prints the largest errors, and fails past the tolerance.
     pub fn run(self) -> Result<()> {
         let opened = self.model.open()?;
         let limit = Limit { max_length: opened.base.config.max_length, truncation: None };
-        let (mut wanted, mut sequences) = (Vec::new(), Vec::<TokenSeq>::new());
+        let (mut expected, mut sequences) = (Vec::new(), Vec::<TokenSeq>::new());
         for line in Lines::<Reference>::open(&self.reference)? {
-            let (number, Reference { item, mean, variance }) = line?;
+            let (line, Reference { item, mean, variance }) = line?;
+            let wrong = |e| at_line(&self.reference, line, e);
+            expected.push(Expected::new(line, mean, variance).map_err(wrong)?);
             let encoded = item.parse().and_then(|input| opened.base.encoder.encode(&input, &limit));
-            sequences.push(encoded.map_err(|e| at_line(&self.reference, number, e))?);
-            wanted.push((mean, variance));
+            sequences.push(encoded.map_err(wrong)?);
         }
-        if wanted.is_empty() {
+        if expected.is_empty() {
             return Err(Error::file(&self.reference, "no reference in it"));
         }
-        let variances = wanted.iter().filter(|(_, variance)| variance.is_some()).count();
+        let variances = expected.iter().any(|expected| expected.variance.is_some());
+        let want = if variances { Want::MeanAndVariance } else { Want::Mean };
         let mut scorer = opened.scorer()?;
-        if variances > 0 && scorer.posterior.is_none() {
+        if scorer.able(want) != want {
             return Err(Error::file(&self.reference, "variances are given, but the model has no posterior"));
         }
-        let estimates = in_batches(&mut scorer, &sequences, variances > 0, self.batch_tokens, |_| {})?;
-        let (mut mean_error, mut variance_error) = (0f64, 0f64);
-        for ((mean, variance), estimate) in wanted.iter().zip(&estimates) {
-            mean_error = mean_error.max((estimate.mean - mean).abs() / mean.abs().max(1.0));
-            if let (Some(want), Some(got)) = (variance, estimate.variance) {
-                variance_error = variance_error.max((got - want).abs() / want);
-            }
+        let mut progress = Progress::new(0, sequences.iter().map(|sequence| sequence.ids.len()).sum());
+        let estimates =
+            in_batches(&mut scorer, &sequences, want, self.batch_tokens, |tokens| progress.add(tokens))?;
+        progress.finish();
+        let mut errors = Errors { mean: 0.0, variance: variances.then_some(0.0) };
+        for (expected, estimate) in expected.iter().zip(estimates) {
+            let finite = estimate.finite(want);
+            errors.add(expected, finite.map_err(|e| at_line(&self.reference, expected.line, e))?);
         }
+        self.report(expected.len(), errors)
+    }
+
+    fn report(&self, items: usize, errors: Errors) -> Result<()> {
+        let Errors { mean, variance } = errors;
         let report = json!({
-            "items": wanted.len(), "mean_error": mean_error,
-            "variance_error": (variances > 0).then_some(variance_error), "tolerance": self.tolerance,
+            "items": items, "mean_error": mean, "variance_error": variance, "tolerance": self.tolerance,
         });
-        println!("{report}");
-        // Written so that an error that is not a number does not pass.
-        match mean_error <= self.tolerance && variance_error <= self.tolerance {
+        write_stdout(&format!("{report}\n"))?;
+        match errors.within(self.tolerance) {
             true => Ok(()),
             false => Err(Error::file(&self.reference, format!("largest error is past {}", self.tolerance))),
         }
+    }
+}
+
+impl Expected {
+    fn new(line: usize, mean: f64, variance: Option<f64>) -> Result<Self> {
+        if !mean.is_finite() {
+            return Err(Error::field("mean", format!("must be a finite number: {mean}")));
+        }
+        match variance {
+            Some(variance) if !variance.is_finite() || variance <= 0.0 => {
+                Err(Error::field("variance", format!("must be a finite number above 0: {variance}")))
+            }
+            _ => Ok(Self { line, mean, variance }),
+        }
+    }
+}
+
+impl Errors {
+    fn add(&mut self, expected: &Expected, got: Estimate) {
+        let Expected { mean, variance, .. } = *expected;
+        self.mean = worse(self.mean, (got.mean - mean).abs() / mean.abs().max(1.0));
+        if let (Some(want), Some(got), Some(error)) = (variance, got.variance, &mut self.variance) {
+            *error = worse(*error, (got - want).abs() / want);
+        }
+    }
+
+    /// An error that is not a number is within no tolerance.
+    fn within(&self, tolerance: f64) -> bool {
+        self.mean <= tolerance && self.variance.is_none_or(|error| error <= tolerance)
+    }
+}
+
+/// The larger of two errors; one that is not a number is larger than all, where `f64::max` would drop it.
+fn worse(one: f64, other: f64) -> f64 {
+    if one.is_nan() || other <= one { one } else { other }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_that_nothing_can_be_compared_with_is_refused() {
+        let table = [
+            (f64::NAN, None, "mean: must be a finite number: NaN"),
+            (f64::INFINITY, Some(1.0), "mean: must be a finite number: inf"),
+            (1.0, Some(0.0), "variance: must be a finite number above 0: 0"),
+            (1.0, Some(-4.0), "variance: must be a finite number above 0: -4"),
+            (1.0, Some(f64::NAN), "variance: must be a finite number above 0: NaN"),
+        ];
+        for (mean, variance, want) in table {
+            assert_eq!(Expected::new(1, mean, variance).unwrap_err().to_string(), want);
+        }
+        for variance in [None, Some(1e-9)] {
+            let expected = Expected::new(7, -1.0, variance).unwrap();
+            assert_eq!(expected, Expected { line: 7, mean: -1.0, variance });
+        }
+    }
+
+    #[test]
+    fn the_largest_error_counts_whatever_its_place() {
+        let expected = |mean, variance| Expected::new(1, mean, Some(variance)).unwrap();
+        let mut errors = Errors { mean: 0.0, variance: Some(0.0) };
+        for (mean, variance) in [(1.0, 4.0), (1.5, 3.0), (1.0, 4.0)] {
+            errors.add(&expected(1.0, 4.0), Estimate { mean, variance: Some(variance) });
+        }
+        assert_eq!(errors, Errors { mean: 0.5, variance: Some(0.25) });
+        assert!(errors.within(0.5) && !errors.within(0.49) && !errors.within(f64::NAN));
+    }
+
+    #[test]
+    fn an_error_that_is_not_a_number_never_passes() {
+        for order in [[1.0, f64::NAN, 1.0], [f64::NAN, 1.0, 1.0], [1.0, 1.0, f64::NAN]] {
+            let mut errors = Errors { mean: 0.0, variance: None };
+            for mean in order {
+                errors.add(&Expected::new(1, 1.0, None).unwrap(), Estimate { mean, variance: None });
+            }
+            assert!(errors.mean.is_nan() && !errors.within(f64::INFINITY), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn ids_may_be_numbers() {
+        let line = r#"{"id": 7, "text": "x", "mean": 1.5, "source": "kept"}"#;
+        let Reference { item, mean, variance } = serde_json::from_str(line).unwrap();
+        assert_eq!((item.id.unwrap().to_string().as_str(), mean, variance), ("7", 1.5, None));
     }
 }

@@ -69,10 +69,11 @@ impl<T: DeserializeOwned> Lines<T> {
         let mut json = serde_json::Deserializer::from_slice(&self.bytes);
         let value =
             serde_path_to_error::deserialize(&mut json).map_err(|e| match e.path().to_string().as_str() {
-                "." => at_line(&self.path, self.line, without_line(e.inner())),
+                // A line that ends before its first field has no path either.
+                "." | "?" => at_line(&self.path, self.line, of_the_line(e.inner())),
                 field => at_line(&self.path, self.line, format!("{field}: {}", without_line(e.inner()))),
             })?;
-        json.end().map_err(|e| at_line(&self.path, self.line, without_line(&e)))?;
+        json.end().map_err(|e| at_line(&self.path, self.line, of_the_line(&e)))?;
         Ok(value)
     }
 }
@@ -99,6 +100,15 @@ impl<T: DeserializeOwned> Iterator for Lines<T> {
 /// Puts file and line in front of what is wrong there.
 pub fn at_line(path: &Path, line: usize, message: impl std::fmt::Display) -> Error {
     Error::Line { path: path.to_owned(), line, message: message.to_string() }
+}
+
+/// What is wrong with a line as a whole; "expected ident" alone would not tell that JSON was.
+fn of_the_line(error: &serde_json::Error) -> String {
+    let message = without_line(error);
+    match error.is_syntax() || error.is_eof() {
+        true => format!("not JSON: {message}"),
+        false => message,
+    }
 }
 
 /// The message of a JSON error, whose own line number is always 1 here: only the column is of use.
@@ -129,10 +139,12 @@ mod tests {
 
     #[test]
     fn errors_name_file_line_and_field() {
-        let table: [(&[u8], &str); 6] = [
+        let table: [(&[u8], &str); 8] = [
+            (b"text", "x.jsonl:1: not JSON: expected ident at column 2"),
+            (b"{", "x.jsonl:1: not JSON: EOF while parsing an object at column 1"),
             (b"{\"text\":3}", "x.jsonl:1: text: invalid type: integer `3`, expected a string at column 9"),
             (b"\n{\"text\":", "x.jsonl:2: text: EOF while parsing a value at column 8"),
-            (b"{} {}", "x.jsonl:1: trailing characters at column 4"),
+            (b"{} {}", "x.jsonl:1: not JSON: trailing characters at column 4"),
             (
                 b"{\"prompt\":3}",
                 "x.jsonl:1: prompt: invalid type: integer `3`, expected a string or a list of messages, each with `role` and `content`",

@@ -4,13 +4,30 @@
 //! prompt stands beside whole conversations, as in UltraFeedback) they are whole conversations, or texts
 //! that are already templated. Other fields are left alone.
 
+use std::{path::Path, sync::Arc};
+
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::lines::at_line;
 use crate::{
     Error, Result,
     item::{Input, Message, Prompt, joined},
 };
+
+/// Where a pair stands: a line (counted from 1) of a file, or a row of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub path: Arc<Path>,
+    pub line: usize,
+}
+
+impl Place {
+    /// Puts the place in front of what is wrong there.
+    pub fn wrong(&self, message: impl std::fmt::Display) -> Error {
+        at_line(&self.path, self.line, message)
+    }
+}
 
 /// Two answers, the better one first.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +46,8 @@ pub struct Pair {
     pub chosen_text: Option<String>,
     /// The rejected answer, where it is one assistant message after `prompt`.
     pub rejected_text: Option<String>,
+    /// Where it was read; for errors, no part of what it says.
+    pub place: Option<Place>,
 }
 
 /// A pair as it is written.
@@ -97,6 +116,7 @@ impl Pair {
             prompt: None,
             chosen_text: None,
             rejected_text: None,
+            place: None,
         }
     }
 
@@ -140,6 +160,11 @@ impl Pair {
         rejected.drain(..shared);
         let answer = chosen.split_off(shared);
         Self::continuing(chosen, answer, rejected)
+    }
+
+    /// The pair, read there.
+    pub fn at(self, path: &Arc<Path>, line: usize) -> Self {
+        Self { place: Some(Place { path: Arc::clone(path), line }), ..self }
     }
 
     fn with_texts(self, chosen_text: Option<String>, rejected_text: Option<String>) -> Self {

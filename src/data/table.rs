@@ -24,13 +24,14 @@ pub fn read(path: &Path) -> Result<Vec<Pair>> {
     let reader = SerializedFileReader::new(file).map_err(|e| Error::file(path, e))?;
     let columns = columns_read(&reader).map_err(|e| Error::file(path, e))?;
     let rows = reader.get_row_iter(Some(columns)).map_err(|e| Error::file(path, e))?;
+    let place: Arc<Path> = path.into();
     rows.zip(1..)
         .map(|(row, number)| {
             let wrong = |message: String| at_line(path, number, message);
             let row = object(row.map_err(|e| wrong(e.to_string()))?).map_err(wrong)?;
             let record = serde_path_to_error::deserialize::<_, Record>(row);
             let pair = record.map_err(|e| wrong(e.to_string()))?.parse();
-            pair.map_err(|e| wrong(e.to_string()))
+            Ok(pair.map_err(|e| wrong(e.to_string()))?.at(&place, number))
         })
         .collect()
 }
@@ -118,7 +119,10 @@ mod tests {
         ];
         for lines in [strings.map(str::to_owned), messages.map(|line| line.replace('\n', ""))] {
             let (_folder, table, text) = files(&[&lines[0], &lines[1]]);
-            assert_eq!(read_pairs(&table).unwrap(), read_pairs(&text).unwrap());
+            let pairs = |path| -> Vec<Pair> {
+                read_pairs(path).unwrap().into_iter().map(|pair| Pair { place: None, ..pair }).collect()
+            };
+            assert_eq!(pairs(&table), pairs(&text));
         }
     }
 

@@ -17,9 +17,11 @@ use crate::{Result, score::Estimate, telemetry::metrics::Metrics, text::TokenSeq
 /// A sequence that waits, and the way back to its client.
 #[derive(Debug)]
 pub struct Waiting {
+    /// What is to be scored.
     pub sequence: TokenSeq,
     /// When it was put into the queue.
     pub since: Instant,
+    /// Closed once the client has gone.
     pub reply: oneshot::Sender<Result<Estimate>>,
 }
 

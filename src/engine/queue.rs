@@ -8,12 +8,14 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use crate::{Error, Result};
+use crate::{Error, Result, score::Want};
 
 /// Tokens and items, as counts of what waits or as bounds on it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Load {
+    /// Tokens of all items.
     pub tokens: usize,
+    /// Sequences, each one item of a request.
     pub items: usize,
 }
 
@@ -37,28 +39,26 @@ impl Load {
     }
 }
 
-/// Whether variances are wanted; batches do not mix the two.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Want {
-    Mean,
-    Variance,
-}
-
-/// What the entries of one batch have in common.
+/// What the entries of one batch have in common. Means and variances are not mixed: a mean would wait for, and pay
+/// for, a backward that it does not need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
     /// Index of the model in the registry.
     pub model: usize,
+    /// Whether variances are wanted.
     pub want: Want,
 }
 
 /// One sequence that waits; `payload` is the sequence and the way back to its client.
 #[derive(Debug)]
 pub struct Entry<T> {
+    /// What it must share with the others of its batch.
     pub key: Key,
+    /// Tokens of the sequence.
     pub tokens: usize,
     /// The entry is dropped once this has passed.
     pub deadline: Instant,
+    /// The sequence and the way back, in the engine.
     pub payload: T,
 }
 
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn batches_take_the_oldest_first_within_the_budget() {
-        let (mean, variance) = (key(0, Want::Mean), key(0, Want::Variance));
+        let (mean, variance) = (key(0, Want::Mean), key(0, Want::MeanAndVariance));
         let mut queue = Queue::new(WIDE, 10);
         push(&mut queue, 0, mean, &[4, 5]).unwrap();
         push(&mut queue, 2, variance, &[3]).unwrap();
@@ -248,7 +248,7 @@ mod tests {
             let mut queue = Queue::new(WIDE, budget);
             let keys: Vec<_> = sizes
                 .iter()
-                .map(|(_, model, mean)| key(*model, if *mean { Want::Mean } else { Want::Variance }))
+                .map(|(_, model, mean)| key(*model, if *mean { Want::Mean } else { Want::MeanAndVariance }))
                 .collect();
             for (at, (tokens, ..)) in sizes.iter().enumerate() {
                 push(&mut queue, at, keys[at], &[*tokens]).unwrap();

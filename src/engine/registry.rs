@@ -13,6 +13,7 @@ use crate::{Error, Result, score::Score, text::Encoder};
 pub struct Served {
     /// The name that requests give in `model`.
     pub name: String,
+    /// Turns items into the model's tokens.
     pub encoder: Arc<Encoder>,
     /// Tokens that a sequence may have.
     pub max_length: usize,
@@ -22,7 +23,9 @@ pub struct Served {
 
 /// A model as the engine takes it over: its description, and the scorer that moves to the worker's thread.
 pub struct Model {
+    /// What requests see of it.
     pub served: Served,
+    /// What the worker calls.
     pub scorer: Box<dyn Score>,
 }
 

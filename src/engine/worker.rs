@@ -1,8 +1,8 @@
 //! The thread that owns the models.
 //!
-//! It warms every model up with a real forward (and backward, where there is a posterior), then takes
-//! batches from the gate until that is closed. A failure or a panic while scoring fails its batch, is
-//! logged once, and the thread goes on; a number that is not finite fails its item.
+//! It warms every model up with a real forward and backward, then takes batches from the gate until that is
+//! closed. A failure or a panic while scoring fails its batch, is logged once, and the thread goes on; a
+//! number that is not finite fails its item. Should the thread itself panic, the engine has failed, and says so.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -16,12 +16,12 @@ use tracing::{debug, error, info};
 use super::{
     Health,
     gate::{Gate, Waiting},
-    queue::{Entry, Key, Want},
+    queue::{Batch, Entry, Key},
     registry::Model,
 };
 use crate::{
     Error, Result,
-    score::{Estimate, Score},
+    score::{Estimate, Score, Want},
     telemetry::metrics::Metrics,
     text::TokenSeq,
 };
@@ -31,19 +31,28 @@ const WARM_UP: usize = 8;
 
 /// The models and everything the thread shares with the handle.
 pub struct Worker {
+    /// In the order of the registry.
     pub models: Vec<Model>,
+    /// Where batches come from.
     pub gate: Arc<Gate>,
+    /// What the handle says of the thread.
     pub health: Arc<watch::Sender<Health>>,
+    /// What the thread reports to.
     pub metrics: Arc<Metrics>,
 }
 
 impl Worker {
     /// Warms up, then answers batches until the gate is closed.
     pub fn run(mut self) {
-        if let Err(error) = self.warm_up() {
-            self.health.send_replace(Health::Failed(error.to_string()));
-            return;
+        let health = Arc::clone(&self.health);
+        if let Err(cause) = caught(|| self.live()) {
+            error!(%cause, "the scorer's thread has ended");
+            health.send_replace(Health::Failed(cause.to_string()));
         }
+    }
+
+    fn live(&mut self) -> Result<()> {
+        self.warm_up()?;
         self.health.send_if_modified(|health| {
             let starting = *health == Health::Starting;
             if starting {
@@ -51,17 +60,22 @@ impl Worker {
             }
             starting
         });
-        while let Some(batch) = self.gate.next_batch() {
-            for (reason, dropped) in [("gone", &batch.gone), ("late", &batch.late)] {
+        while let Some(Batch { entries, gone, late }) = self.gate.next_batch() {
+            for (reason, dropped) in [("gone", &gone), ("late", &late)] {
                 self.metrics.dropped_items.with_label_values(&[reason]).inc_by(dropped.len() as u64);
             }
-            for entry in batch.late {
+            for entry in late {
                 answer(entry, Err(Error::Deadline));
             }
-            if !batch.entries.is_empty() {
-                self.score(batch.entries);
+            if let Some(key) = entries.first().map(|first| first.key) {
+                let waited = self.metrics.stage_seconds.with_label_values(&["queue"]);
+                for entry in &entries {
+                    waited.observe(entry.payload.since.elapsed().as_secs_f64());
+                }
+                self.score(key, entries);
             }
         }
+        Ok(())
     }
 
     fn warm_up(&mut self) -> Result<()> {
@@ -70,9 +84,7 @@ impl Worker {
             let started = Instant::now();
             let tokens = WARM_UP.min(served.max_length).max(1);
             let sequence = TokenSeq { ids: vec![0; tokens], pooled: tokens - 1, truncated: false };
-            let want = if served.has_posterior { Want::Variance } else { Want::Mean };
-            score_caught(model.scorer.as_mut(), &[&sequence], want)
-                .and_then(|estimates| finite(estimates[0], want))
+            caught(|| model.scorer.warm_up(&sequence))
                 .map_err(|e| Error::Internal(format!("warm-up of model `{}`: {e}", served.name)))?;
             let seconds = started.elapsed().as_secs_f64();
             info!(model = served.name, posterior = served.has_posterior, seconds, "model is warm");
@@ -81,14 +93,10 @@ impl Worker {
     }
 
     /// Scores entries of one key and answers each.
-    fn score(&mut self, entries: Vec<Entry<Waiting>>) {
-        let Key { model, want } = entries[0].key;
+    fn score(&mut self, key: Key, entries: Vec<Entry<Waiting>>) {
+        let Key { model, want } = key;
         let tokens: usize = entries.iter().map(|entry| entry.tokens).sum();
         let started = Instant::now();
-        let queued = self.metrics.stage_seconds.with_label_values(&["queue"]);
-        for entry in &entries {
-            queued.observe((started - entry.payload.since).as_secs_f64());
-        }
         let model = &mut self.models[model];
         let batch: Vec<&TokenSeq> = entries.iter().map(|entry| &entry.payload.sequence).collect();
         let scored = score_caught(model.scorer.as_mut(), &batch, want);
@@ -102,16 +110,28 @@ impl Worker {
                 self.metrics.scored_items.inc_by(items as u64);
                 self.metrics.scored_tokens.inc_by(tokens as u64);
                 for (entry, estimate) in entries.into_iter().zip(estimates) {
-                    answer(entry, finite(estimate, want));
+                    answer(entry, estimate.finite(want));
                 }
+            }
+            // The model does not say whose number it was: alone, each sequence answers for itself.
+            Err(Error::NotFinite(_)) if items > 1 => {
+                entries.into_iter().for_each(|entry| self.score(key, vec![entry]));
             }
             Err(cause) => {
                 error!(model = name, ?want, items, tokens, %cause, "scoring failed");
                 for entry in entries {
-                    answer(entry, Err(Error::Internal("scoring failed".into())));
+                    answer(entry, Err(failed(&cause)));
                 }
             }
         }
+    }
+}
+
+/// What a client is told of a batch that failed.
+fn failed(cause: &Error) -> Error {
+    match cause {
+        Error::NotFinite(what) => Error::NotFinite(what.clone()),
+        _ => Error::Internal("scoring failed".into()),
     }
 }
 
@@ -120,10 +140,9 @@ fn answer(entry: Entry<Waiting>, result: Result<Estimate>) {
     let _ = entry.payload.reply.send(result);
 }
 
-/// Scores a batch; a panic becomes an error, as does a wrong number of estimates.
+/// Scores a batch; a wrong number of estimates becomes an error.
 fn score_caught(scorer: &mut dyn Score, batch: &[&TokenSeq], want: Want) -> Result<Vec<Estimate>> {
-    let estimates = catch_unwind(AssertUnwindSafe(|| scorer.score(batch, want == Want::Variance)))
-        .unwrap_or_else(|panic| Err(Error::Internal(format!("panic: {}", panic_message(&*panic)))))?;
+    let estimates = caught(|| scorer.score(batch, want))?;
     if estimates.len() != batch.len() {
         let (got, want) = (estimates.len(), batch.len());
         return Err(Error::Internal(format!("{got} estimates for {want} sequences")));
@@ -131,47 +150,13 @@ fn score_caught(scorer: &mut dyn Score, batch: &[&TokenSeq], want: Want) -> Resu
     Ok(estimates)
 }
 
+/// Runs `work`; a panic becomes an error.
+fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(Error::Internal(format!("panic: {}", panic_message(&*panic)))))
+}
+
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
-}
-
-/// Refuses an estimate that is not a number, or whose variance is negative or missing.
-fn finite(estimate: Estimate, want: Want) -> Result<Estimate> {
-    let variance = match (estimate.variance, want) {
-        (None, Want::Variance) => return Err(Error::NotFinite("variance: missing".into())),
-        (variance, _) => variance.unwrap_or_default(),
-    };
-    if !estimate.mean.is_finite() {
-        return Err(Error::NotFinite(format!("mean: {}", estimate.mean)));
-    }
-    if !variance.is_finite() || variance < 0.0 {
-        return Err(Error::NotFinite(format!("variance: {variance}")));
-    }
-    Ok(estimate)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_finite_estimates_pass() {
-        let table = [
-            (1.0, Some(0.5), Want::Variance, true),
-            (1.0, None, Want::Mean, true),
-            (1.0, None, Want::Variance, false),
-            (f64::NAN, Some(0.5), Want::Variance, false),
-            (f64::INFINITY, None, Want::Mean, false),
-            (1.0, Some(f64::NAN), Want::Variance, false),
-            (1.0, Some(-1e-9), Want::Variance, false),
-        ];
-        for (mean, variance, want, passes) in table {
-            assert_eq!(
-                finite(Estimate { mean, variance }, want).is_ok(),
-                passes,
-                "{mean} {variance:?} {want:?}"
-            );
-        }
-    }
 }

@@ -6,8 +6,9 @@
 use super::{first::First, second::Second};
 use crate::{
     Error, Result,
-    model::checkpoint::tensors,
+    model::{checkpoint::tensors, site},
     posterior::fit::{Factors, Gram, HeadFactor},
+    train::Example,
 };
 use candle_core::{DType, Device, Tensor};
 use std::{
@@ -84,21 +85,42 @@ impl Store {
         self.write(&self.first, &all)
     }
 
-    pub(super) fn load_first(&self) -> Result<Option<First>> {
+    /// The saved sums, which must be of these parameters and of the first of these batches.
+    pub(super) fn load_first(
+        &self,
+        parameters: &Tensors,
+        batches: &[Vec<&Example>],
+    ) -> Result<Option<First>> {
         let Some(mut file) = self.read(&self.first)? else { return Ok(None) };
         let weights = file.numbers(WEIGHTS)?;
         let mut rest = weights.iter().copied();
-        let batches = file.numbers(COUNTS)?.into_iter();
-        let batches = batches.map(|count| rest.by_ref().take(count as usize).collect()).collect();
+        let counts = file.numbers(COUNTS)?;
+        let known = counts.len() <= batches.len()
+            && counts.iter().zip(batches).all(|(count, batch)| *count == batch.len() as f64);
+        if !known || weights.len() as f64 != counts.iter().sum::<f64>() {
+            return Err(file.wrong(format!("{COUNTS} and {WEIGHTS} are not those of the data's batches")));
+        }
+        let counts = counts.into_iter();
+        let batches = counts.map(|count| rest.by_ref().take(count as usize).collect()).collect();
         let log_likelihood = file.number(LOG_LIKELIHOOD)?;
-        let head = file.tensors.contains_key(HEAD).then(|| file.gram(HEAD)).transpose()?;
         let mut factors = BTreeMap::new();
         for name in file.names(INPUT) {
-            let (input, output) = (file.gram(&key(INPUT, &name))?, file.gram(&key(OUTPUT, &name))?);
+            let (d_out, d_in) = file.shape(parameters, &name)?;
+            let input = file.gram(&key(INPUT, &name), d_in)?;
+            let output = file.gram(&key(OUTPUT, &name), d_out)?;
             let weight = file.number(&key(WEIGHT, &name))?;
             factors.insert(name, Factors { input, output, weight });
         }
-        let head = head.map(|exact| HeadFactor { exact });
+        let head = match file.tensors.contains_key(HEAD) {
+            true => {
+                let (_, size) = file.shape(parameters, site::HEAD)?;
+                Some(HeadFactor { exact: file.gram(HEAD, size)? })
+            }
+            false => None,
+        };
+        if !weights.is_empty() && factors.len() + usize::from(head.is_some()) != parameters.len() {
+            return Err(file.wrong("sums of some blocks are missing".into()));
+        }
         Ok(Some(First { factors, head, weights: batches, log_likelihood }))
     }
 
@@ -111,12 +133,20 @@ impl Store {
         self.write(&self.second, &all)
     }
 
-    /// Puts saved sums in the place of the zeros that `second` starts with.
-    pub(super) fn load_second(&self, second: &mut Second) -> Result<()> {
+    /// Puts saved sums, of at most `batches` batches, in the place of the zeros that `second` starts with.
+    pub(super) fn load_second(&self, second: &mut Second, batches: usize) -> Result<()> {
         let Some(mut file) = self.read(&self.second)? else { return Ok(()) };
         second.batches = file.number(BATCHES)? as usize;
+        if second.batches > batches {
+            return Err(file.wrong(format!("{BATCHES}: {} of {batches}", second.batches)));
+        }
         for (name, ekfac) in &mut second.sums {
-            ekfac.sum = file.take(&key(SUM, name))?;
+            let sum = file.take(&key(SUM, name))?;
+            if sum.dims() != ekfac.sum.dims() {
+                let (got, want) = (sum.dims(), ekfac.sum.dims());
+                return Err(file.wrong(format!("{SUM}:{name} has shape {got:?}, expected {want:?}")));
+            }
+            ekfac.sum = sum;
             ekfac.trace = file.number(&key(TRACE, name))?;
         }
         Ok(())
@@ -148,8 +178,18 @@ struct Saved {
 }
 
 impl Saved {
+    fn wrong(&self, message: String) -> Error {
+        Error::file(&self.path, message)
+    }
+
     fn take(&mut self, name: &str) -> Result<Tensor> {
-        self.tensors.remove(name).ok_or_else(|| Error::file(&self.path, format!("{name} is missing")))
+        self.tensors.remove(name).ok_or_else(|| self.wrong(format!("{name} is missing")))
+    }
+
+    /// (d_out, d_in) of the parameter of this name.
+    fn shape(&self, parameters: &Tensors, name: &str) -> Result<(usize, usize)> {
+        let parameter = parameters.get(name).ok_or_else(|| self.wrong(format!("{name} belongs nowhere")))?;
+        Ok(parameter.dims2()?)
     }
 
     fn numbers(&mut self, name: &str) -> Result<Vec<f64>> {
@@ -158,11 +198,16 @@ impl Saved {
 
     fn number(&mut self, name: &str) -> Result<f64> {
         let first = self.numbers(name)?.first().copied();
-        first.ok_or_else(|| Error::file(&self.path, format!("{name} is empty")))
+        first.ok_or_else(|| self.wrong(format!("{name} is empty")))
     }
 
-    fn gram(&mut self, name: &str) -> Result<Gram> {
-        Gram::from_tensor(&self.take(name)?)
+    /// A symmetric matrix, stored as its dim (dim + 1) / 2 numbers.
+    fn gram(&mut self, name: &str, dim: usize) -> Result<Gram> {
+        let (packed, want) = (self.take(name)?, dim * (dim + 1) / 2);
+        match packed.dims() == [want] && packed.dtype() == DType::F64 {
+            true => Gram::from_tensor(&packed),
+            false => Err(self.wrong(format!("{name} has shape {:?}, expected [{want}]", packed.dims()))),
+        }
     }
 
     /// Blocks that have a tensor of this kind.

@@ -19,6 +19,7 @@ const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
 /// The body of every answer that is not a success.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorBody {
+    /// What went wrong.
     pub error: ErrorDetail,
 }
 

@@ -2,10 +2,10 @@
 //!
 //! The route in logs and metrics is the pattern that matched, never the path that was sent.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::{
-    extract::{MatchedPath, Request, State},
+    extract::{ConnectInfo, MatchedPath, Request, State},
     http::{HeaderName, HeaderValue},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -13,7 +13,7 @@ use axum::{
 use tracing::{Instrument, debug, info, info_span};
 use uuid::Uuid;
 
-use super::{App, error::ApiError};
+use super::{App, error::ApiError, listener::Turns};
 use crate::Error;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -22,6 +22,9 @@ const MAX_REQUEST_ID: usize = 128;
 /// The code in logs and metrics of a request whose client went away before the answer.
 const CLIENT_GONE: u16 = 499;
 
+/// A bound on the timeout, past which a moment could not be represented.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// When a request's time runs out.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline(pub Instant);
@@ -29,8 +32,17 @@ pub struct Deadline(pub Instant);
 /// What a request cost, for its log line.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cost {
+    /// Sequences scored.
     pub items: usize,
+    /// Tokens of all of them.
     pub tokens: usize,
+}
+
+/// Tells the connection that a request is under way, so that its clock for headers stands still.
+pub async fn turn(request: Request, next: Next) -> Response {
+    let turns = request.extensions().get::<ConnectInfo<Turns>>().map(|ConnectInfo(turns)| turns.clone());
+    let _turn = turns.as_ref().map(Turns::begin);
+    next.run(request).await
 }
 
 /// Gives the request an id, or takes the client's, and sends it back.
@@ -94,7 +106,7 @@ impl Drop for Observed {
 
 /// Answers 504 when the time is up; dropping the handler withdraws what it had queued.
 pub async fn deadline(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let timeout = app.config().timeout;
+    let timeout = app.config().timeout.min(LONGEST_TIMEOUT);
     request.extensions_mut().insert(Deadline(Instant::now() + timeout));
     match tokio::time::timeout(timeout, next.run(request)).await {
         Ok(response) => response,

@@ -9,8 +9,10 @@ use super::App;
 /// The models, in the order of their precedence.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelList {
+    /// Always `list`.
     #[schema(pattern = "^list$")]
     pub object: &'static str,
+    /// The default first.
     pub data: Vec<ModelEntry>,
 }
 
@@ -19,10 +21,12 @@ pub struct ModelList {
 pub struct ModelEntry {
     /// The name to give as `model`.
     pub id: String,
+    /// Always `model`.
     #[schema(pattern = "^model$")]
     pub object: &'static str,
     /// Seconds since 1970, when it came into service.
     pub created: u64,
+    /// Always `rewarden`.
     pub owned_by: &'static str,
     /// Tokens that an item may have.
     pub max_model_len: usize,

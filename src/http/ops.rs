@@ -13,6 +13,7 @@ use crate::{Error, engine::Health};
 /// A word on how the service is.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Status {
+    /// `alive` or `ready`.
     pub status: &'static str,
 }
 
@@ -24,8 +25,7 @@ pub async fn livez() -> Json<Status> {
 
 /// Should requests be sent here?
 ///
-/// Ready once every model has run forward, and backward where it has a posterior; no longer ready when
-/// the service is about to stop.
+/// Ready once every model has run forward and backward; no longer ready when the service is about to stop.
 #[utoipa::path(
     get,
     path = "/readyz",

@@ -13,9 +13,12 @@ use super::{
 };
 use crate::{
     Error, Result,
-    engine::{Job, Scored, queue::Want, registry::Served},
-    item::{Input, Item},
-    score::penalty::{Kind, Penalty},
+    engine::{Job, Scored, registry::Served},
+    item::{Id, Input, Item},
+    score::{
+        Rated, Want,
+        penalty::{Kind, Penalty},
+    },
     telemetry::metrics::Metrics,
     text::Truncation,
 };
@@ -26,9 +29,10 @@ use crate::{
 pub struct RewardsRequest {
     /// A name that `/v1/models` lists; the first of them by default.
     pub model: Option<String>,
+    /// What is to be scored.
     #[serde(default)]
     #[schema(required, min_items = 1, value_type = Vec<Item>)]
-    pub items: Vec<Object<Item>>,
+    pub items: Vec<Object<Item<Id>>>,
     /// What uncertainty costs; one standard deviation by default.
     #[schema(value_type = Option<PenaltyRequest>)]
     pub penalty: Option<Object<PenaltyRequest>>,
@@ -42,6 +46,7 @@ pub struct RewardsRequest {
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PenaltyRequest {
+    /// What of it: the standard deviation, the variance, or nothing.
     pub kind: Kind,
     /// How much of it.
     #[serde(default = "default_k")]
@@ -56,10 +61,14 @@ fn default_k() -> f64 {
 /// The rewards, in the order of the items.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RewardsResponse {
+    /// Always `list`.
     #[schema(pattern = "^list$")]
     pub object: &'static str,
+    /// The model that scored.
     pub model: String,
+    /// A reward for each item.
     pub data: Vec<Reward>,
+    /// What it cost.
     pub usage: TokenUsage,
 }
 
@@ -70,7 +79,7 @@ pub struct Reward {
     pub index: usize,
     /// The item's own `id`.
     #[schema(required)]
-    pub id: Option<String>,
+    pub id: Option<Id>,
     /// Posterior mean of the reward.
     pub mean: f64,
     /// Posterior variance, where it was computed.
@@ -164,28 +173,24 @@ impl Plan {
             let message = "the penalty needs it (hint: leave `penalty` out, or say `none`)";
             return Err(Error::field("variance", message));
         }
-        Ok(Self { penalty, want: if variance { Want::Variance } else { Want::Mean } })
+        Ok(Self { penalty, want: if variance { Want::MeanAndVariance } else { Want::Mean } })
     }
 }
 
 impl Reward {
-    fn new(index: usize, id: Option<String>, scored: Scored, penalty: Penalty) -> Result<Self> {
+    fn new(index: usize, id: Option<Id>, scored: Scored, penalty: Penalty) -> Result<Self> {
         let Scored { estimate, tokens, truncated } = scored;
-        let (mean, variance) = (estimate.mean, estimate.variance);
-        let score = penalty.score(mean, variance);
-        if !score.is_finite() {
-            return Err(Error::field("penalty.k", "too large: a score is not a finite number"));
-        }
-        Ok(Self { index, id, mean, variance, std: variance.map(f64::sqrt), score, tokens, truncated })
+        let Rated { mean, variance, std, score } = estimate.rated(penalty)?;
+        Ok(Self { index, id, mean, variance, std, score, tokens, truncated })
     }
 }
 
 /// Separates ids from inputs; what is wrong is named with its place.
-fn parsed(items: Vec<Object<Item>>) -> Result<(Vec<Option<String>>, Vec<Input>)> {
+fn parsed(items: Vec<Object<Item<Id>>>) -> Result<(Vec<Option<Id>>, Vec<Input>)> {
     if items.is_empty() {
         return Err(Error::field("items", "missing or empty"));
     }
-    let parse = |(index, Object(mut item)): (usize, Object<Item>)| {
+    let parse = |(index, Object(mut item)): (usize, Object<Item<Id>>)| {
         let id = item.id.take();
         item.parse().map(|input| (id, input)).map_err(|e| e.in_item(index))
     };

@@ -12,7 +12,9 @@ use serde::{
 
 /// What was read.
 pub enum TextOr<T> {
+    /// A string.
     Text(String),
+    /// A list, of whatever length.
     List(Vec<T>),
 }
 

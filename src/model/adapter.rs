@@ -18,6 +18,7 @@ use std::{
 };
 
 mod peft;
+mod render;
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -43,7 +44,10 @@ impl LoraSpec {
 /// Trainable weights over a frozen base.
 #[derive(Debug, Clone)]
 pub struct Adapter {
+    /// What holds where a site in `lora` has no other rank or scale.
     pub spec: LoraSpec,
+    /// Layers of the base.
+    pub layers: usize,
     pub lora: BTreeMap<Site, Lora>,
     /// The reward head (1, C), where the adapter has its own.
     pub head: Option<Tensor>,
@@ -89,7 +93,7 @@ impl Adapter {
         if !problems.is_empty() {
             return Err(Error::file(path, problems.join("; ")));
         }
-        Ok(Self { spec, lora, head })
+        Ok(Self { spec, layers: base.layers, lora, head })
     }
 
     /// New weights as PEFT makes them: A uniform in ±1/sqrt(d_in), B zero; the head normal, of deviation 0.02.
@@ -111,7 +115,7 @@ impl Adapter {
         }
         let head: Vec<f32> = (0..base.hidden_size).map(|_| 0.02 * normal(&mut rng)).collect();
         let head = Tensor::from_vec(head, (1, base.hidden_size), &Device::Cpu)?;
-        Ok(Self { spec, lora, head: Some(head) })
+        Ok(Self { spec, layers: base.layers, lora, head: Some(head) })
     }
 
     /// Writes the adapter as PEFT does; `base` is the name that PEFT shows for the base model.
@@ -121,7 +125,7 @@ impl Adapter {
         let tensors =
             self.blocks().into_iter().map(|(name, tensor)| (format!("{name}.weight"), tensor)).collect();
         tensors::write(&folder.join(WEIGHTS), &tensors, metadata)?;
-        tensors::replace(&folder.join(CONFIG), peft::render(self, base).as_bytes())
+        tensors::replace(&folder.join(CONFIG), render::render(self, base).as_bytes())
     }
 
     /// Every trainable matrix under its block name: lora_A (r, d_in), lora_B (d_out, r), the head (1, C).

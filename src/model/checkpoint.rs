@@ -19,7 +19,7 @@ const HEAD: &str = "score.weight";
 /// A base model, checked.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
-    /// Last part of the path, without its extension.
+    /// Last part of the path, less `.gguf`.
     pub name: String,
     pub config: Config,
     pub encoder: Arc<Encoder>,
@@ -37,15 +37,19 @@ impl Checkpoint {
         let Loaded { config, encoder, tensors } = loaded;
         let (tensors, warnings) = checked(path, &config, tensors)?;
         let encoder = Arc::new(encoder.with_vocabulary(config.vocab_size));
-        let name = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let name = name.file_stem().map_or_else(|| "base".into(), |stem| stem.to_string_lossy().into_owned());
-        Ok(Self { name, config, encoder, tensors, warnings })
+        Ok(Self { name: name_of(path), config, encoder, tensors, warnings })
     }
 
     /// The reward head (1, C), where the base has one.
     pub fn head(&self) -> Option<&Tensor> {
         self.tensors.get(HEAD)
     }
+}
+
+fn name_of(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let name = path.file_name().map_or_else(|| "base".into(), |name| name.to_string_lossy().into_owned());
+    name.strip_suffix(".gguf").map_or(name.clone(), str::to_owned)
 }
 
 /// What a reader of one of the two layouts returns, unchecked.
@@ -89,4 +93,21 @@ fn checked(path: &Path, config: &Config, mut found: Named) -> Result<(Named, Vec
 
 fn brought_by_every_base(name: &str) -> bool {
     name == "lm_head.weight" || name.ends_with(".rotary_emb.inv_freq")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_keeps_the_dots_of_its_name() {
+        for (path, want) in [
+            ("models/Llama-3.1-8B", "Llama-3.1-8B"),
+            ("models/Llama-3.1-8B/", "Llama-3.1-8B"),
+            ("SmolLM2-135M-Instruct.Q4_1.gguf", "SmolLM2-135M-Instruct.Q4_1"),
+            ("/", "base"),
+        ] {
+            assert_eq!(name_of(Path::new(path)), want);
+        }
+    }
 }

@@ -5,7 +5,7 @@
 
 use super::site::{Factor, HEAD, Site};
 use crate::Result;
-use crate::nn::linear::Lora;
+use crate::nn::{linear::Lora, outer::outer};
 use candle_core::Tensor;
 use std::{collections::BTreeMap, ops::Range};
 
@@ -50,11 +50,7 @@ impl<'a, F: FnMut(&str, &Tensor) -> Result<()>> Jacobians<'a, F> {
 
     /// sum_t left_t right_t^T over each group's tokens: (N, a), (N, b) -> (groups, a, b).
     fn outer(&self, left: &Tensor, right: &Tensor) -> Result<Tensor> {
-        let products = self.groups.iter().map(|tokens| {
-            let rows = |x: &Tensor| x.narrow(0, tokens.start, tokens.len());
-            rows(left)?.t()?.matmul(&rows(right)?)
-        });
-        Ok(Tensor::stack(&products.collect::<candle_core::Result<Vec<_>>>()?, 0)?)
+        Ok(outer(left, right, self.groups)?)
     }
 }
 

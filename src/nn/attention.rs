@@ -3,13 +3,24 @@
 //! The R query heads that share a key head are stacked into one matrix, so that a segment costs one batched product
 //! per key head. The probabilities are computed again in the backward rather than kept.
 
-use super::pack::Segment;
+use super::{
+    cpu::{
+        self, Values,
+        attention::{Heads, Operands},
+    },
+    pack::Segment,
+};
 use candle_core::{D, Result, Tensor};
 use std::ops::Range;
 
 /// Rotated queries (N, H, D), rotated keys and values (N, G, D) -> (N, H, D).
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: &[Segment]) -> Result<Tensor> {
     let (_, heads, size) = q.dims3()?;
+    if let Some([q_values, k_values, v_values]) = Values::of_all([q, k, v]) {
+        let heads = Heads { heads, groups: k.dim(1)?, size };
+        let operands = Operands { q: &q_values, k: &k_values, v: &v_values, heads, segments };
+        return cpu::tensor_like(cpu::attention::attention(&operands), q);
+    }
     let outputs = segments.iter().map(|segment| {
         let view = View::new(q, k, v, segment)?;
         ungroup(&view.probabilities()?.matmul(&view.v)?, heads, size)
@@ -30,6 +41,12 @@ pub fn attention_backward(
 ) -> Result<(Tensor, Tensor, Tensor)> {
     let (_, heads, size) = q.dims3()?;
     let groups = k.dim(1)?;
+    if let Some([q_values, k_values, v_values, dy]) = Values::of_all([q, k, v, dy]) {
+        let heads = Heads { heads, groups, size };
+        let operands = Operands { q: &q_values, k: &k_values, v: &v_values, heads, segments };
+        let (dq, dk, dv) = cpu::attention::attention_backward(&operands, &dy);
+        return Ok((cpu::tensor_like(dq, q)?, cpu::tensor_like(dk, k)?, cpu::tensor_like(dv, v)?));
+    }
     let mut dq = Vec::with_capacity(segments.len());
     let mut keys = KeyGradients::new(segments);
     for segment in segments {

@@ -1,9 +1,13 @@
 //! The gate of SwiGLU (Shazeer, 2020): y = silu(gate) * up.
 
+use super::cpu::{self, Values};
 use candle_core::{Result, Tensor};
 
 /// `gate` and `up` (N, F) -> (N, F).
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    if let Some([g, u]) = Values::of_all([gate, up]) {
+        return cpu::tensor_like(cpu::mlp::swiglu(&g, &u), gate);
+    }
     gate.silu()? * up
 }
 
@@ -11,6 +15,10 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 ///
 /// With s = sigmoid(gate): silu' = s * (1 + gate * (1 - s)).
 pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
+    if let Some([g, u, dy]) = Values::of_all([gate, up, dy]) {
+        let (dgate, dup) = cpu::mlp::swiglu_backward(&g, &u, &dy);
+        return Ok((cpu::tensor_like(dgate, gate)?, cpu::tensor_like(dup, up)?));
+    }
     let s = candle_nn::ops::sigmoid(gate)?;
     let silu = (gate * &s)?;
     // s + silu * (1 - s)

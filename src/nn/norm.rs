@@ -1,9 +1,13 @@
 //! Root-mean-square normalisation (Zhang and Sennrich, 2019): y = w * x / rms(x), rms(x) = sqrt(mean(x^2) + eps).
 
+use super::cpu::{self, Values};
 use candle_core::{D, Result, Tensor};
 
 /// Normalises the rows of `x` (N, C) and scales them by `weight` (C).
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    if let Some([values, weight]) = Values::of_all([x, weight]) {
+        return cpu::tensor_like(cpu::norm::rms_norm(&values, &weight, eps as f32), x);
+    }
     x.broadcast_mul(&inverse_rms(x, eps)?)?.broadcast_mul(weight)
 }
 
@@ -11,6 +15,9 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 ///
 /// With n = x / rms and u = w * dy: dx = (u - n * mean(u * n)) / rms.
 pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, eps: f64, dy: &Tensor) -> Result<Tensor> {
+    if let Some([values, weight, dy]) = Values::of_all([x, weight, dy]) {
+        return cpu::tensor_like(cpu::norm::rms_norm_backward(&values, &weight, eps as f32, &dy), x);
+    }
     let inverse = inverse_rms(x, eps)?;
     let n = x.broadcast_mul(&inverse)?;
     let u = dy.broadcast_mul(weight)?;

@@ -1,5 +1,6 @@
 //! Rotary position embedding (Su et al., 2021), in Hugging Face's layout: the first half of a head turns with the second.
 
+use super::cpu::{self, Values};
 use candle_core::{DType, Device, Result, Tensor};
 
 /// cos and sin of every token's angles, (N, D / 2) each.
@@ -20,12 +21,21 @@ impl Rotation {
 
     /// Turns every head of `x`: (N, heads, D) -> (N, heads, D).
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        candle_nn::rotary_emb::rope_thd(&x.unsqueeze(0)?.contiguous()?, &self.cos, &self.sin)?.squeeze(0)
+        self.turn(x, 1.0)
     }
 
     /// Gradient of [`Rotation::apply`]: a rotation's transpose turns the other way.
     pub fn apply_backward(&self, dy: &Tensor) -> Result<Tensor> {
-        Self { cos: self.cos.clone(), sin: self.sin.neg()? }.apply(dy)
+        self.turn(dy, -1.0)
+    }
+
+    fn turn(&self, x: &Tensor, direction: f64) -> Result<Tensor> {
+        if let Some([values, cos, sin]) = Values::of_all([x, &self.cos, &self.sin]) {
+            let turned = cpu::rope::rotate(&values, &cos, &sin, x.dims3()?, direction as f32);
+            return cpu::tensor_like(turned, x);
+        }
+        let sin = (&self.sin * direction)?;
+        candle_nn::rotary_emb::rope_thd(&x.unsqueeze(0)?.contiguous()?, &self.cos, &sin)?.squeeze(0)
     }
 }
 

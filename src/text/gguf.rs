@@ -39,8 +39,11 @@ struct Metadata<'a> {
 
 /// A tokenizer with what else the metadata says about text.
 pub struct Text {
+    /// Byte-level BPE.
     pub tokenizer: Tokenizer,
+    /// The chat template, if the file has one.
     pub template: Option<Template>,
+    /// The padding token, if the file names one.
     pub pad_token_id: Option<u32>,
 }
 

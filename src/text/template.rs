@@ -92,9 +92,10 @@ impl Template {
         if let Some(last) = marked.last_mut() {
             *last = Message::new(last.role.clone(), SENTINEL);
         }
-        let marked = self.render(&marked)?;
         let lost =
             || Error::field("truncation", "`keep-suffix` needs a template that keeps the last message");
+        // The sentinel is not the client's: what the template says of it would mislead.
+        let marked = self.render(&marked).map_err(|_| lost())?;
         let at = marked.rfind(SENTINEL).ok_or_else(lost)?;
         let body = rendered.strip_suffix(&marked[at + SENTINEL.len()..]).ok_or_else(lost)?;
         // Templates that read the text (a `<think>` part moved to the front) change what stands before it.

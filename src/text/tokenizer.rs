@@ -37,13 +37,16 @@ pub struct SpecialTokens {
 /// Which ends of a text get a special token.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ends {
+    /// A BOS token before it.
     pub bos: bool,
+    /// An EOS token after it.
     pub eos: bool,
 }
 
 /// A token and the bytes of the text that it covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
+    /// Its row in the embedding.
     pub id: u32,
     /// `None` for a token that surrounds the text and covers nothing of it.
     pub bytes: Option<Range<usize>>,

@@ -85,8 +85,8 @@ impl Store {
         tensors::write(&self.folder.join(STATE), &all, metadata)
     }
 
-    /// Reads the state and the losses up to it.
-    pub fn load(&self) -> Result<Saved> {
+    /// Reads the state, whose tensors must have the names and shapes of `wanted`, and the losses up to it.
+    pub fn load(&self, wanted: &BTreeMap<String, Tensor>) -> Result<Saved> {
         let path = self.folder.join(STATE);
         let (all, metadata) = tensors::read(&path)?;
         if metadata.get(FINGERPRINT) != Some(&self.fingerprint) {
@@ -101,6 +101,19 @@ impl Store {
             let kind = KINDS.iter().position(|known| *known == kind);
             let kind = kind.ok_or_else(|| Error::file(&path, format!("{name} belongs nowhere")))?;
             parts[kind].insert(block.to_owned(), tensor);
+        }
+        for (kind, part) in KINDS.iter().zip(&parts) {
+            // Moments begin with the first step.
+            let begun = steps > 0 || *kind == KINDS[0];
+            let same = |(name, block): (&String, &Tensor)| {
+                part.get(name).map_or(!begun, |saved| saved.dims() == block.dims())
+            };
+            if let Some((name, block)) = wanted.iter().find(|entry| !same(*entry)) {
+                let shape = part.get(name).map(|saved| format!("{:?}", saved.dims()));
+                let shape = shape.unwrap_or_else(|| "none".into());
+                let message = format!("{kind}:{name} has shape {shape}, expected {:?}", block.dims());
+                return Err(Error::file(&path, message));
+            }
         }
         let [blocks, first, second] = parts;
         let records = self.records(steps)?;

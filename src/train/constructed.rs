@@ -4,7 +4,7 @@
 //! may score such answers high. Where the length could give the answer away, the rejected text has the chosen one's.
 
 use crate::{
-    data::Pair,
+    data::{Pair, pairs::Place},
     item::{Input, Message},
 };
 use rand::{
@@ -34,8 +34,8 @@ const EVASIONS: [&str; 14] = [
 const CANDIDATES: usize = 8;
 
 /// Makes `count` pairs from pairs whose answers are single messages; fewer if there are none such.
-pub fn pairs(from: &[Pair], count: usize, seed: u64) -> Vec<Pair> {
-    let usable: Vec<Source> = from.iter().filter_map(Source::of).collect();
+pub fn pairs(from: &[&Pair], count: usize, seed: u64) -> Vec<Pair> {
+    let usable: Vec<Source> = from.iter().copied().filter_map(Source::of).collect();
     if usable.len() < 2 {
         return Vec::new();
     }
@@ -44,6 +44,7 @@ pub fn pairs(from: &[Pair], count: usize, seed: u64) -> Vec<Pair> {
 }
 
 struct Source<'a> {
+    place: Option<&'a Place>,
     prompt: &'a [Message],
     chosen: &'a str,
 }
@@ -51,7 +52,7 @@ struct Source<'a> {
 impl<'a> Source<'a> {
     fn of(pair: &'a Pair) -> Option<Self> {
         let chosen = pair.chosen_text.as_deref().filter(|text| text.split_whitespace().count() >= 3)?;
-        Some(Self { prompt: pair.prompt.as_deref()?, chosen })
+        Some(Self { place: pair.place.as_ref(), prompt: pair.prompt.as_deref()?, chosen })
     }
 
     fn with(&self, rejected: String) -> Pair {
@@ -67,6 +68,7 @@ impl<'a> Source<'a> {
             prompt: Some(self.prompt.to_vec()),
             chosen_text: Some(self.chosen.to_owned()),
             rejected_text: Some(rejected),
+            place: self.place.cloned(),
         }
     }
 }

@@ -7,7 +7,6 @@ use super::{
     plan::Plan,
 };
 use crate::{Error, Result, evaluate::PairMeasures, model::RewardModel, nn::pack::Packed};
-use indicatif::{ProgressBar, ProgressStyle};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A run, ready to start.
@@ -34,18 +33,15 @@ pub struct Outcome {
 impl Run<'_> {
     /// Goes on from the store's checkpoint.
     pub fn resume(&mut self) -> Result<Vec<Record>> {
-        let saved = self.store.load()?;
+        let saved = self.store.load(&self.trainer.model.blocks())?;
         self.trainer.model.assign(&saved.blocks)?;
         self.trainer.optimizer.state = saved.optimizer;
         Ok(saved.records)
     }
 
-    /// Does the steps that follow `records`.
-    pub fn execute(mut self, mut records: Vec<Record>) -> Result<Outcome> {
-        let bar = bar(self.plan.tokens(self.examples, 0));
+    /// Does the steps that follow `records`; `report` hears of all of them after each.
+    pub fn execute(mut self, mut records: Vec<Record>, report: &mut dyn FnMut(&[Record])) -> Result<Outcome> {
         let mut tokens = records.last().map_or(0, |record| record.tokens);
-        bar.set_position(tokens as u64);
-        bar.reset_eta();
         for step in records.len()..self.plan.0.len() {
             if self.stop.load(Ordering::Relaxed) {
                 break;
@@ -61,18 +57,11 @@ impl Run<'_> {
             }
             tokens += batch.iter().map(|example| example.tokens()).sum::<usize>();
             records.push(Record::new(step + 1, done, rate, tokens));
-            bar.set_position(tokens as u64);
-            bar.set_message(format!(
-                "step {}/{} loss {:.4}",
-                step + 1,
-                self.plan.0.len(),
-                recent_loss(&records)
-            ));
+            report(&records);
             if (step + 1) % self.checkpoint_every == 0 {
                 self.save(&records)?;
             }
         }
-        bar.finish();
         self.save(&records)?;
         let finished = records.len() == self.plan.0.len();
         Ok(Outcome { model: self.trainer.model, records, finished })
@@ -89,21 +78,20 @@ pub fn recent_loss(records: &[Record]) -> f64 {
     last.iter().map(|record| record.loss).sum::<f64>() / last.len().max(1) as f64
 }
 
-/// Progress in tokens, on stderr where that is a terminal.
-fn bar(tokens: usize) -> ProgressBar {
-    let style =
-        ProgressStyle::with_template("{bar:30} {human_pos}/{human_len} tokens, {per_sec}, {eta} left, {msg}");
-    ProgressBar::new(tokens as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
-/// f(chosen) - f(rejected) of every example, in their order.
-pub fn differences(model: &RewardModel, examples: &[&Example], budget: usize) -> Result<Vec<f64>> {
+/// f(chosen) - f(rejected) of every example, in their order; `progress` hears of the tokens of each batch.
+pub fn differences(
+    model: &RewardModel,
+    examples: &[&Example],
+    budget: usize,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<f64>> {
     let mut order: Vec<usize> = (0..examples.len()).collect();
     order.sort_by_key(|i| examples[*i].tokens());
     let mut differences = Vec::with_capacity(examples.len());
     for run in by_tokens(examples, budget) {
         let packed = Packed::pairs(run.iter().map(|e| (&e.chosen, &e.rejected)));
         differences.extend(model.rewards(&packed)?.chunks_exact(2).map(|r| r[0] - r[1]));
+        progress(run.iter().map(|example| example.tokens()).sum());
     }
     let mut sorted = vec![0.0; examples.len()];
     order.into_iter().zip(differences).for_each(|(i, difference)| sorted[i] = difference);
@@ -112,5 +100,5 @@ pub fn differences(model: &RewardModel, examples: &[&Example], budget: usize) ->
 
 /// Measures of the model on examples; `None` if there are none.
 pub fn measure(model: &RewardModel, examples: &[&Example], budget: usize) -> Result<Option<PairMeasures>> {
-    Ok(PairMeasures::of(&differences(model, examples, budget)?))
+    Ok(PairMeasures::of(&differences(model, examples, budget, &mut |_| {})?))
 }

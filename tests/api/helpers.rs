@@ -1,7 +1,11 @@
 //! The service on a free port, with a stand-in for the model that tests can hold, fail and question.
 
 use std::{
-    sync::{Arc, Condvar, Mutex},
+    net::SocketAddr,
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,18 +17,20 @@ use rewarden::{
         registry::{Model, Served},
     },
     http::{self, App},
-    score::{Estimate, Score},
+    score::{Estimate, Score, Want},
     telemetry::metrics::Metrics,
     text::{Encoder, TokenSeq},
 };
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::sleep};
 
-/// Ids 0 to 8 of the vocabulary; the last three make the stand-in misbehave.
-const WORDS: [&str; 9] = ["<s>", "</s>", "w", "x", "y", "z", "panic", "fail", "nan"];
+/// Ids 0 to 9 of the vocabulary; the last four make the stand-in misbehave.
+const WORDS: [&str; 10] = ["<s>", "</s>", "w", "x", "y", "z", "panic", "fail", "nan", "inf"];
 const PANIC: u32 = 6;
 const FAIL: u32 = 7;
 const NAN: u32 = 8;
+/// Fails its whole batch, as the model's own check does.
+const INFINITE: u32 = 9;
 
 /// Tokens that the stand-in models take.
 pub const MAX_LENGTH: usize = 16;
@@ -45,9 +51,11 @@ pub struct Service {
     pub hold: Hold,
     /// The ids of every sequence scored, by batch.
     pub batches: Arc<Mutex<Vec<Vec<Vec<u32>>>>>,
+    /// How many models have been warmed up.
+    pub warmed: Arc<AtomicUsize>,
     pub server: JoinHandle<Result<()>>,
     pub shutdown: Option<oneshot::Sender<()>>,
-    address: String,
+    pub address: SocketAddr,
 }
 
 /// While shut, keeps the stand-in from scoring.
@@ -74,10 +82,11 @@ struct StandIn {
     hold: Hold,
     broken: bool,
     batches: Arc<Mutex<Vec<Vec<Vec<u32>>>>>,
+    warmed: Arc<AtomicUsize>,
 }
 
 impl Score for StandIn {
-    fn score(&mut self, batch: &[&TokenSeq], variance: bool) -> Result<Vec<Estimate>> {
+    fn score(&mut self, batch: &[&TokenSeq], want: Want) -> Result<Vec<Estimate>> {
         self.batches.lock().unwrap().push(batch.iter().map(|sequence| sequence.ids.clone()).collect());
         self.hold.pass();
         let has = |id| batch.iter().any(|sequence| sequence.ids.contains(&id));
@@ -85,12 +94,20 @@ impl Score for StandIn {
         if self.broken || has(FAIL) {
             return Err(Error::Usage("the stand-in fails".into()));
         }
+        if has(INFINITE) {
+            return Err(Error::NotFinite("reward 0 of the batch".into()));
+        }
         let estimate = |sequence: &&TokenSeq| {
             let nan = sequence.ids.contains(&NAN);
             let mean = if nan { f64::NAN } else { f64::from(sequence.ids.iter().sum::<u32>()) / 10.0 };
-            Estimate { mean, variance: variance.then_some(sequence.ids.len() as f64) }
+            Estimate { mean, variance: (want == Want::MeanAndVariance).then_some(sequence.ids.len() as f64) }
         };
         Ok(batch.iter().map(estimate).collect())
+    }
+
+    fn warm_up(&mut self, sequence: &TokenSeq) -> Result<()> {
+        self.warmed.fetch_add(1, Ordering::Relaxed);
+        self.score(&[sequence], Want::MeanAndVariance).map(drop)
     }
 }
 
@@ -104,7 +121,8 @@ fn encoder() -> Arc<Encoder> {
         "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "w"},
     });
     let config = json!({
-        "chat_template": "<s>{% for m in messages %} {{ m.content }} </s>{% endfor %}",
+        "chat_template": "<s>{% for m in messages %}{% if 'no' in [m.role, m.content] %}{{ raise_exception('no') }}\
+            {% endif %} {{ m.content }} </s>{% endfor %}",
         "bos_token": "<s>", "eos_token": "</s>",
     });
     std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
@@ -126,7 +144,7 @@ impl Service {
     }
 
     pub async fn start(Setup { engine, http, hold, broken }: Setup) -> Self {
-        let batches = Arc::default();
+        let (batches, warmed) = (Arc::default(), Arc::default());
         let encoder = encoder();
         let model = |name: &str, has_posterior| Model {
             served: Served {
@@ -135,26 +153,31 @@ impl Service {
                 max_length: MAX_LENGTH,
                 has_posterior,
             },
-            scorer: Box::new(StandIn { hold: hold.clone(), broken, batches: Arc::clone(&batches) }),
+            scorer: Box::new(StandIn {
+                hold: hold.clone(),
+                broken,
+                batches: Arc::clone(&batches),
+                warmed: Arc::clone(&warmed),
+            }),
         };
         let metrics = Arc::new(Metrics::new().unwrap());
         let models = vec![model("bayes", true), model("plain", false)];
         let engine = Engine::start(models, &engine, Arc::clone(&metrics)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap();
         let (shutdown, stop) = oneshot::channel();
         let stop = async { stop.await.unwrap_or_default() };
         let server = tokio::spawn(http::serve(listener, App::new(engine, metrics, http), stop));
         let client = Client::builder().no_proxy().build().unwrap();
-        Self { client, hold, batches, server, shutdown: Some(shutdown), address }
+        Self { client, hold, batches, warmed, server, shutdown: Some(shutdown), address }
     }
 
     pub async fn get(&self, path: &str) -> Response {
-        self.client.get(format!("{}{path}", self.address)).send().await.unwrap()
+        self.client.get(format!("http://{}{path}", self.address)).send().await.unwrap()
     }
 
     pub fn post(&self, path: &str) -> RequestBuilder {
-        self.client.post(format!("{}{path}", self.address))
+        self.client.post(format!("http://{}{path}", self.address))
     }
 
     /// Posts to `/v1/rewards`, and returns status and body.

@@ -1,6 +1,6 @@
 //! Under load and in trouble: batches, refusals, clients that leave, scorers that fail, the end.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use rewarden::{engine, http};
 use serde_json::{Value, json};
@@ -105,7 +105,9 @@ async fn time_that_runs_out_is_504() {
 #[tokio::test]
 async fn a_scorer_that_fails_is_500_and_the_service_goes_on() {
     let service = Service::ready().await;
-    for (text, code) in [("x panic", "internal"), ("x fail", "internal"), ("x nan", "not_finite")] {
+    for (text, code) in
+        [("x panic", "internal"), ("x fail", "internal"), ("x nan", "not_finite"), ("inf", "not_finite")]
+    {
         let (status, body) = service.rewards(&json!({"items": [{"text": text}]})).await;
         assert_eq!((status, &body["error"]["code"]), (500, &json!(code)), "{text}");
         assert_eq!(body["error"]["type"], "server_error");
@@ -116,16 +118,20 @@ async fn a_scorer_that_fails_is_500_and_the_service_goes_on() {
 
 #[tokio::test]
 async fn what_is_not_a_number_fails_its_own_request_only() {
-    let service = Service::ready().await;
-    service.hold.shut();
-    let first = service.rewards_later("x");
-    service.until_batches(1).await;
-    let (good, bad) = (service.rewards_later("y"), service.rewards_later("nan"));
-    service.until_queued(3).await;
-    service.hold.open();
-    assert_eq!(first.await.unwrap().status(), 200);
-    assert_eq!((good.await.unwrap().status().as_u16(), bad.await.unwrap().status().as_u16()), (200, 500));
-    assert_eq!(service.batches.lock().unwrap().len(), 2);
+    // What passes the model is found by item; where the model refuses its batch, each sequence is scored again alone.
+    for (word, batches) in [("nan", 2), ("inf", 4)] {
+        let service = Service::ready().await;
+        service.hold.shut();
+        let first = service.rewards_later("x");
+        service.until_batches(1).await;
+        let (good, bad) = (service.rewards_later("y"), service.rewards_later(word));
+        service.until_queued(3).await;
+        service.hold.open();
+        assert_eq!(first.await.unwrap().status(), 200);
+        let (good, bad) = (good.await.unwrap().status(), bad.await.unwrap().status());
+        assert_eq!((good.as_u16(), bad.as_u16()), (200, 500), "{word}");
+        assert_eq!(service.batches.lock().unwrap().len(), batches, "{word}");
+    }
 }
 
 #[tokio::test]
@@ -168,7 +174,12 @@ async fn nothing_is_scored_before_the_models_are_warm() {
     assert_eq!((status, &body["error"]["code"]), (503, &json!("not_ready")));
     service.hold.open();
     service.until(async || service.get("/readyz").await.status() == 200).await;
-    assert_eq!(service.batches.lock().unwrap().len(), 2, "each model has run once");
+    assert_eq!(
+        service.warmed.load(Ordering::Relaxed),
+        2,
+        "each model has been warmed up, with a posterior or not"
+    );
+    assert_eq!(service.batches.lock().unwrap().len(), 2);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The service as its clients see it: booted whole on a free port, with a stand-in for the model.
 
+mod connections;
 mod helpers;
 mod load;
 mod ops;

@@ -74,60 +74,74 @@ async fn truncation_is_reported() {
     assert_eq!(told, [(&json!(16), &json!(true)), (&json!(1), &json!(false))]);
 }
 
+/// A request, status and code of its refusal, and the field that is named.
+type Refused = (Value, (u16, &'static str), &'static str);
+
+const FIELD: (u16, &str) = (422, "invalid_field");
+
+/// Items that are wrong.
+fn wrong_items() -> Vec<Refused> {
+    let items = |items: Value| json!({ "items": items });
+    let second = |item: Value| json!({"items": [{"text": "x"}, item]});
+    let said = |message: Value| json!({"items": [{"messages": [message]}]});
+    let asked = |prompt: Value| json!({"items": [{"prompt": prompt, "response": "x"}]});
+    vec![
+        (json!({}), FIELD, "items"),
+        (items(json!([])), FIELD, "items"),
+        (items(json!({})), FIELD, "items"),
+        (json!([null, [{"text": "x"}]]), FIELD, "body"),
+        (items(json!([["x"]])), FIELD, "items[0]"),
+        (second(json!({"respnse": "x", "prompt": "y"})), FIELD, "items[1].respnse"),
+        (second(json!({"prompt": "x"})), FIELD, "items[1].response"),
+        (second(json!({"text": 1})), FIELD, "items[1].text"),
+        (second(json!({"text": "x", "id": true})), FIELD, "items[1].id"),
+        (second(json!({"text": "x", "id": 1e300})), FIELD, "items[1].id"),
+        (second(json!({"text": "  "})), FIELD, "items[1].text"),
+        (second(json!({"input_ids": [10]})), FIELD, "items[1].input_ids"),
+        (second(json!({"text": "x ".repeat(17)})), (422, "too_long"), "items[1]"),
+        (said(json!({"role": "user", "content": 1})), FIELD, "items[0].messages[0].content"),
+        (said(json!({"role": "user", "content": "x", "nam": 1})), FIELD, "items[0].messages[0].nam"),
+        (said(json!({"role": "no", "content": "x"})), FIELD, "items[0].messages"),
+        (asked(json!([{"role": "user", "content": "x", "nam": 1}])), FIELD, "items[0].prompt[0].nam"),
+        (asked(json!([{"role": "user"}])), FIELD, "items[0].prompt[0]"),
+        (asked(json!([{"role": "no", "content": "x"}])), FIELD, "items[0].prompt"),
+        (asked(json!("no")), FIELD, "items[0].prompt"),
+        (asked(json!(1)), FIELD, "items[0].prompt"),
+    ]
+}
+
+/// Everything else that can be wrong with a request.
+fn wrong_settings() -> Vec<Refused> {
+    let with = |name: &str, value: Value| json!({"items": [{"text": "x"}], name: value});
+    let two = |one: (&str, Value), other: (&str, Value)| {
+        let mut request = with(one.0, one.1);
+        request[other.0] = other.1;
+        request
+    };
+    let std = || ("penalty", json!({"kind": "std"}));
+    vec![
+        (with("modle", json!("bayes")), FIELD, "modle"),
+        (with("model", json!("other")), (404, "model_not_found"), "model"),
+        (with("truncation", json!("middle")), FIELD, "truncation"),
+        (with("variance", json!(1)), FIELD, "variance"),
+        (with("penalty", json!({"kind": "most"})), FIELD, "penalty.kind"),
+        (with("penalty", json!({"kind": "std", "k": -1})), FIELD, "penalty.k"),
+        (with("penalty", json!({"kind": "std", "b": 1})), FIELD, "penalty.b"),
+        (two(("model", json!("plain")), ("variance", json!(true))), FIELD, "variance"),
+        (two(("model", json!("plain")), std()), FIELD, "penalty"),
+        (two(("variance", json!(false)), std()), FIELD, "variance"),
+        (
+            json!({"items": [{"text": "x"}, {"text": "x ".repeat(17)}], "truncation": "keep-suffix"}),
+            FIELD,
+            "truncation",
+        ),
+    ]
+}
+
 #[tokio::test]
 async fn what_is_wrong_is_named() {
     let service = Service::ready().await;
-    let (x, long) = (json!({"text": "x"}), json!({"text": "x ".repeat(17)}));
-    let with = |name: &str, value: Value| json!({"items": [{"text": "x"}], name: value});
-    let items = |items: Value| json!({ "items": items });
-    let field = (422, "invalid_field");
-    let table = [
-        (json!({}), field, json!("items")),
-        (items(json!([])), field, json!("items")),
-        (items(json!({})), field, json!("items")),
-        (json!([null, [x]]), field, json!("body")),
-        (items(json!([["x"]])), field, json!("items[0]")),
-        (items(json!([x, {"respnse": "x", "prompt": "y"}])), field, json!("items[1].respnse")),
-        (items(json!([x, {"prompt": "x"}])), field, json!("items[1].response")),
-        (items(json!([x, {"text": 1}])), field, json!("items[1].text")),
-        (items(json!([x, {"text": "x", "id": 1}])), field, json!("items[1].id")),
-        (items(json!([x, {"text": "  "}])), field, json!("items[1].text")),
-        (items(json!([x, {"input_ids": [9]}])), field, json!("items[1].input_ids")),
-        (
-            items(json!([{"messages": [{"role": "user", "content": 1}]}])),
-            field,
-            json!("items[0].messages[0].content"),
-        ),
-        (
-            items(json!([{"messages": [{"role": "user", "content": "x", "nam": 1}]}])),
-            field,
-            json!("items[0].messages[0].nam"),
-        ),
-        (
-            items(json!([{"prompt": [{"role": "user", "content": "x", "nam": 1}], "response": "x"}])),
-            field,
-            json!("items[0].prompt[0].nam"),
-        ),
-        (items(json!([{"prompt": [{"role": "user"}], "response": "x"}])), field, json!("items[0].prompt[0]")),
-        (items(json!([{"prompt": 1, "response": "x"}])), field, json!("items[0].prompt")),
-        (items(json!([x, long])), (422, "too_long"), json!("items[1]")),
-        (with("modle", json!("bayes")), field, json!("modle")),
-        (with("model", json!("other")), (404, "model_not_found"), json!("model")),
-        (with("truncation", json!("middle")), field, json!("truncation")),
-        (with("variance", json!(1)), field, json!("variance")),
-        (with("penalty", json!({"kind": "most"})), field, json!("penalty.kind")),
-        (with("penalty", json!({"kind": "std", "k": -1})), field, json!("penalty.k")),
-        (with("penalty", json!({"kind": "std", "b": 1})), field, json!("penalty.b")),
-        (json!({"items": [x], "model": "plain", "variance": true}), field, json!("variance")),
-        (json!({"items": [x], "model": "plain", "penalty": {"kind": "std"}}), field, json!("penalty")),
-        (json!({"items": [x], "variance": false, "penalty": {"kind": "std"}}), field, json!("variance")),
-        (
-            json!({"items": [{"text": "x"}, {"text": "x ".repeat(17)}], "truncation": "keep-suffix"}),
-            field,
-            json!("truncation"),
-        ),
-    ];
-    for (request, (status, code), param) in table {
+    for (request, (status, code), param) in wrong_items().into_iter().chain(wrong_settings()) {
         let (got, body) = service.rewards(&request).await;
         let error = &body["error"];
         assert_eq!((got, &error["code"]), (status, &json!(code)), "{request}: {body}");
@@ -137,6 +151,17 @@ async fn what_is_wrong_is_named() {
     }
     assert!(service.batches.lock().unwrap().is_empty(), "nothing that is refused costs compute");
     assert_eq!(service.metric("rewarden_queue_items").await, 0.0);
+}
+
+#[tokio::test]
+async fn ids_go_back_as_they_came() {
+    let service = Service::ready().await;
+    let ids = [json!("a"), json!("7"), json!(7), json!(-7), json!(u64::MAX), json!(1.5), json!(null)];
+    let items: Vec<_> = ids.iter().map(|id| json!({"id": id, "text": "x"})).collect();
+    let (status, body) = service.rewards(&json!({"items": items})).await;
+    assert_eq!(status, 200, "{body}");
+    let got: Vec<_> = data(&body).iter().map(|reward| reward["id"].clone()).collect();
+    assert_eq!(got, ids);
 }
 
 #[tokio::test]

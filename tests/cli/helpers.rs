@@ -1,6 +1,8 @@
 //! Running the program on copies of the fixtures.
 
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -63,6 +65,37 @@ impl Workspace {
         assert_eq!(errors.len(), 2, "{stderr}");
         errors[1].trim_end().to_owned()
     }
+}
+
+/// Whether every part is in the message.
+pub fn assert_says(message: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "`{part}` is not in: {message}");
+    }
+}
+
+/// A stored tensor: type, shape, bytes.
+pub type Stored = (Dtype, Vec<usize>, Vec<u8>);
+
+/// Rewrites a safetensors file after a change to its tensors.
+pub fn change(workspace: &Workspace, file: &str, with: impl FnOnce(&mut BTreeMap<String, Stored>)) {
+    let bytes = workspace.read(file);
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let whole = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: BTreeMap<String, Stored> = whole
+        .iter()
+        .map(|(name, view)| (name.into(), (view.dtype(), view.shape().to_vec(), view.data().to_vec())))
+        .collect();
+    with(&mut tensors);
+    let views = tensors
+        .iter()
+        .map(|(name, (dtype, shape, bytes))| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
+    workspace.write(file, safetensors::serialize(views, header.metadata().clone()).unwrap());
+}
+
+/// The first name that has this part.
+pub fn first(tensors: &BTreeMap<String, Stored>, part: &str) -> String {
+    tensors.keys().find(|name| name.contains(part)).unwrap().clone()
 }
 
 fn copy(from: &Path, to: &Path) {

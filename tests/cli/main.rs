@@ -1,5 +1,7 @@
 //! The program itself, as its users run it: on tiny models made by the reference.
 
+mod data;
 mod helpers;
+mod interrupted;
 mod malformed;
 mod pipeline;

@@ -1,41 +1,11 @@
 //! Every way for a file to be wrong: one clear message that names file and tensor, line or key, and exit code 1.
 
-use super::helpers::Workspace;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use super::helpers::{Stored, Workspace, assert_says, change, first};
 use std::collections::BTreeMap;
 
 const SCORE: &str = "score --model base --adapter adapter --input inputs.jsonl";
 const ADAPTER: &str = "adapter/adapter_model.safetensors";
 const POSTERIOR: &str = "adapter/posterior.safetensors";
-
-/// A stored tensor: type, shape, bytes.
-type Stored = (Dtype, Vec<usize>, Vec<u8>);
-
-/// Rewrites a safetensors file after a change to its tensors.
-fn change(workspace: &Workspace, file: &str, with: impl FnOnce(&mut BTreeMap<String, Stored>)) {
-    let bytes = workspace.read(file);
-    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-    let whole = SafeTensors::deserialize(&bytes).unwrap();
-    let mut tensors: BTreeMap<String, Stored> = whole
-        .iter()
-        .map(|(name, view)| (name.into(), (view.dtype(), view.shape().to_vec(), view.data().to_vec())))
-        .collect();
-    with(&mut tensors);
-    let views = tensors
-        .iter()
-        .map(|(name, (dtype, shape, bytes))| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
-    workspace.write(file, safetensors::serialize(views, header.metadata().clone()).unwrap());
-}
-
-fn first(tensors: &BTreeMap<String, Stored>, part: &str) -> String {
-    tensors.keys().find(|name| name.contains(part)).unwrap().clone()
-}
-
-fn assert_says(message: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(message.contains(part), "`{part}` is not in: {message}");
-    }
-}
 
 #[test]
 fn a_missing_shard_is_named() {
@@ -110,6 +80,41 @@ fn adapter_tensors_that_are_missing_or_belong_nowhere_are_named() {
     let message = workspace.fail(SCORE);
     assert_says(&message, &[ADAPTER, "layers.0.self_attn.v_proj.lora_B.weight is missing"]);
     assert_says(&message, &["layers.9.self_attn.q_proj.lora_A.weight belongs nowhere"]);
+}
+
+#[test]
+fn a_misshaped_adapter_tensor_is_named() {
+    let workspace = Workspace::new("llama-0");
+    change(&workspace, ADAPTER, |tensors| {
+        for part in ["layers.0.self_attn.q_proj.lora_A", "layers.1.self_attn.v_proj.lora_B", "score"] {
+            let name = first(tensors, part);
+            tensors.get_mut(&name).unwrap().1.insert(0, 1);
+        }
+    });
+    let message = workspace.fail(SCORE);
+    assert_says(&message, &[ADAPTER, "layers.0.self_attn.q_proj.lora_A.weight has shape [1, 4, "]);
+    assert_says(&message, &["layers.1.self_attn.v_proj.lora_B.weight has shape [1, ", ", expected ["]);
+    assert_says(&message, &["score.weight has shape [1, 1, "]);
+}
+
+#[test]
+fn a_broken_adapter_config_is_named() {
+    const CONFIG: &str = "adapter/adapter_config.json";
+    for (text, want) in [
+        ("{", "EOF"),
+        ("not json", "expected ident"),
+        (r#"{"peft_type": "LORA"}"#, "missing field `r`"),
+        (r#"{"peft_type": "LORA", "r": "four", "lora_alpha": 1, "target_modules": []}"#, "invalid type"),
+        (
+            r#"{"peft_type": "LORA", "r": 4, "lora_alpha": 1, "target_modules": 3}"#,
+            "expected a string or a list",
+        ),
+        (r#"{"peft_type": "LORA", "r": 4, "lora_alpha": 1, "target_modules": []}"#, "no linear layer"),
+    ] {
+        let workspace = Workspace::new("llama-0");
+        workspace.write(CONFIG, text);
+        assert_says(&workspace.fail(SCORE), &[CONFIG, want]);
+    }
 }
 
 #[test]

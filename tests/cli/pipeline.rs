@@ -2,7 +2,6 @@
 
 use super::helpers::Workspace;
 use serde_json::{Value, json};
-use std::{process::Stdio, time::Duration};
 
 const TRAIN: &str =
     "train --model base --data pairs.jsonl --batch-size 4 --rank 4 --seed 3 --learning-rate 1e-3";
@@ -63,62 +62,66 @@ fn scores_are_verified_against_the_reference() {
 }
 
 #[test]
-fn an_interrupted_training_goes_on_with_the_same_losses() {
-    let workspace = Workspace::new("llama-0");
-    let train = format!("{TRAIN} --epochs 40 --holdout 0 --checkpoint-every 7");
-    workspace.succeed(&format!("{train} --output whole"));
-    let mut child =
-        workspace.command(&format!("{train} --output parts")).stderr(Stdio::null()).spawn().unwrap();
-    let state = workspace.path("parts/checkpoint.safetensors");
-    while !state.exists() {
-        assert!(child.try_wait().unwrap().is_none(), "ended before it could be interrupted");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    // A hard kill: what counts is the last checkpoint.
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(!workspace.path("parts/adapter_model.safetensors").exists(), "ended before it was interrupted");
-    let message = workspace.fail(&format!("{train} --output parts"));
-    assert!(message.contains("unfinished run") && message.contains("--resume"), "{message}");
-    let message = workspace.fail(&format!("{train} --output parts --resume --centring 0.02"));
-    assert!(message.contains("belongs to another run"), "{message}");
-    workspace.succeed(&format!("{train} --output parts --resume"));
-    for file in ["losses.jsonl", "adapter_model.safetensors"] {
-        assert!(
-            workspace.read(&format!("parts/{file}")) == workspace.read(&format!("whole/{file}")),
-            "{file}"
-        );
-    }
-}
-
-#[test]
-fn an_interrupted_fit_goes_on_to_the_same_posterior() {
-    let workspace = Workspace::new("llama-0");
-    let fit = "fit --model base --adapter adapter --data pairs.jsonl --batch-tokens 40 --checkpoint-seconds 0 --max-length 4000";
-    let whole = workspace.succeed(&format!("{fit} --output whole"));
-    assert!(!workspace.path("whole.pass1").exists());
-    for pass in ["pass1", "pass2"] {
-        let mut child =
-            workspace.command(&format!("{fit} --output {pass}")).stderr(Stdio::null()).spawn().unwrap();
-        let state = workspace.path(&format!("{pass}.{pass}"));
-        while !state.exists() {
-            assert!(child.try_wait().unwrap().is_none(), "ended before it could be interrupted");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(!workspace.path(pass).exists(), "ended before it was interrupted");
-        let message = workspace.fail(&format!("{fit} --output {pass}"));
-        assert!(message.contains("unfinished fit") && message.contains("--resume"), "{message}");
-        let message = workspace.fail(&format!("{fit} --output {pass} --resume --rank 2"));
-        assert!(message.contains("belongs to another fit"), "{message}");
-        assert_eq!(workspace.succeed(&format!("{fit} --output {pass} --resume")), whole, "{pass}");
-        assert!(workspace.read(pass) == workspace.read("whole"), "{pass}");
-    }
-}
-
-#[test]
 fn the_document_of_the_service_is_printed() {
     let document: Value = serde_json::from_str(&Workspace::new("llama-0").succeed("openapi")).unwrap();
     assert!(document["paths"]["/v1/rewards"]["post"].is_object());
+}
+
+#[test]
+fn the_prior_is_centred_on_the_first_weights_whatever_seed_went_on_from_them() {
+    let workspace = Workspace::new("llama-0");
+    let train =
+        "train --model base --data pairs.jsonl --batch-size 4 --rank 4 --learning-rate 1e-4 --holdout 0";
+    let summary = |text: &str| -> Value { serde_json::from_str(text).unwrap() };
+    let first = summary(&workspace.succeed(&format!("{train} --output first --seed 3")));
+    assert_eq!((&first["initial_seed"], &first["seed"]), (&json!(3), &json!(3)));
+    let second = summary(&workspace.succeed(&format!("{train} --output second --adapter first --seed 9")));
+    assert_eq!((&second["initial_seed"], &second["seed"]), (&json!(3), &json!(9)));
+
+    let fit = || summary(&workspace.succeed("fit --model base --adapter second --data pairs.jsonl"));
+    let precision = |report: &Value| report["prior_precision"]["A"].as_f64().unwrap();
+    let known = fit();
+    assert_eq!(known["initial_seed"], json!(3));
+    // Weights that began elsewhere are far from those of this seed; far from zero too, which is all that can be said where
+    // the start is not known.
+    workspace.write("second/training.json", json!({"initial_seed": 9}).to_string());
+    let other = fit();
+    workspace.write("second/training.json", json!({"seed": 9, "started_from": "first"}).to_string());
+    let unknown = fit();
+    assert_eq!(unknown["initial_seed"], Value::Null);
+    assert!(precision(&known) > 10.0 * precision(&other), "{known} {other}");
+    assert!(precision(&unknown) > precision(&other), "{unknown} {other}");
+    // Files of earlier versions.
+    workspace.write("second/training.json", json!({"seed": 3, "started_from": null}).to_string());
+    assert_eq!(fit(), known);
+
+    // The fixture's adapter has no such file; its weights are of unknown origin, and so are those trained from it.
+    let third = summary(&workspace.succeed(&format!("{train} --output third --adapter adapter")));
+    assert_eq!(third["initial_seed"], Value::Null);
+}
+
+#[test]
+fn training_goes_on_from_an_adapter_with_patterns() {
+    let workspace = Workspace::new("llama-2");
+    let train = "train --model base --data pairs.jsonl --batch-size 4 --holdout 0";
+    workspace.succeed(&format!("{train} --output new --adapter adapter --learning-rate 1e-12"));
+    let score = |adapter: &str| {
+        let score = format!("score --model base --adapter {adapter} --input inputs.jsonl --no-variance");
+        lines(&workspace.succeed(&score))
+    };
+    for (before, after) in score("adapter").iter().zip(score("new")) {
+        let (before, after) = (before["mean"].as_f64().unwrap(), after["mean"].as_f64().unwrap());
+        assert!((before - after).abs() < 1e-5 * before.abs().max(1.0), "{before} {after}");
+    }
+}
+
+#[test]
+fn an_adapter_may_have_a_name() {
+    let workspace = Workspace::new("llama-0");
+    let score = |adapter: &str| {
+        workspace.succeed(&format!("score --model base --adapter {adapter} --input inputs.jsonl"))
+    };
+    assert_eq!(score("mine=adapter"), score("adapter"));
+    let report = workspace.succeed("evaluate pairs --model base --adapter mine=adapter --data pairs.jsonl");
+    assert!(report.contains("accuracy"), "{report}");
 }

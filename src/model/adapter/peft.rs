@@ -1,6 +1,6 @@
-//! PEFT's `adapter_config.json`: what it says about a decoder's linear layers, and how it is written.
+//! PEFT's `adapter_config.json`: what it says about a decoder's linear layers.
 
-use super::{Adapter, LoraSpec};
+use super::LoraSpec;
 use crate::{
     Error, Result,
     model::{
@@ -9,25 +9,24 @@ use crate::{
     },
 };
 use regex::Regex;
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
-use std::path::Path;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, Visitor},
+};
+use serde_json::{Map, Value};
+use std::{fmt, path::Path};
 
 /// Largest rank that is read; a guard against overflow.
 const LARGEST_RANK: usize = 1 << 16;
 
 /// Keys that do not change what the adapter computes.
-const NEUTRAL: [&str; 22] = [
-    "arrow_config",
+const NEUTRAL: [&str; 16] = [
     "auto_mapping",
     "base_model_name_or_path",
     "corda_config",
     "ensure_weight_tying",
     "eva_config",
-    "exclude_modules",
     "inference_mode",
-    "init_lora_weights",
-    "layers_pattern",
     "loftq_config",
     "lora_dropout",
     "lora_ga_config",
@@ -38,9 +37,10 @@ const NEUTRAL: [&str; 22] = [
     "revision",
     "runtime_config",
     "task_type",
-    "use_bdlora",
-    "monteclora_config",
 ];
+
+/// Ways to make new weights that leave the base's as they are; PEFT repeats the others when it loads an adapter.
+const PLAIN_STARTS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
 #[derive(Deserialize)]
 struct Raw {
@@ -53,9 +53,10 @@ struct Raw {
     layers_to_transform: Option<Layers>,
     /// Other ranks and alphas, by pattern for the end of a module's dotted name.
     #[serde(default)]
-    rank_pattern: Map<String, Value>,
+    rank_pattern: Patterns,
     #[serde(default)]
-    alpha_pattern: Map<String, Value>,
+    alpha_pattern: Patterns,
+    init_lora_weights: Option<Value>,
     #[serde(default)]
     modules_to_save: Option<Vec<String>>,
     #[serde(default = "none")]
@@ -85,6 +86,41 @@ enum Layers {
     Many(Vec<usize>),
 }
 
+/// Numbers by pattern, in the file's order: the first that matches counts.
+#[derive(Default)]
+struct Patterns(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Patterns {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Ordered;
+
+        impl<'de> Visitor<'de> for Ordered {
+            type Value = Patterns;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of numbers")
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Patterns, E> {
+                Ok(Patterns::default())
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Patterns, A::Error> {
+                let mut entries = Vec::<(String, Value)>::new();
+                while let Some((pattern, value)) = map.next_entry::<String, Value>()? {
+                    if entries.iter().any(|(known, _)| *known == pattern) {
+                        return Err(de::Error::custom(format_args!("duplicate pattern `{pattern}`")));
+                    }
+                    entries.push((pattern, value));
+                }
+                Ok(Patterns(entries))
+            }
+        }
+
+        deserializer.deserialize_any(Ordered)
+    }
+}
+
 /// What a configuration says.
 pub struct Parsed {
     pub spec: LoraSpec,
@@ -100,8 +136,8 @@ pub fn parse(path: &Path, json: &[u8], base: &Config) -> Result<Parsed> {
     let raw: Raw = serde_json::from_slice(json).map_err(|e| wrong(&e))?;
     raw.refuse_unsupported().map_err(|e| wrong(&e))?;
     let all = (0..base.layers).flat_map(|layer| Projection::ALL.map(|projection| Site { layer, projection }));
-    let targeted = raw.target_modules.matcher().map_err(|e| wrong(&e))?;
-    let sites: Vec<Site> = all.filter(|site| raw.transforms(site.layer) && targeted(site)).collect();
+    let targeted = raw.targeted().map_err(|e| wrong(&e))?;
+    let sites: Vec<Site> = all.filter(|site| targeted(site)).collect();
     if sites.is_empty() {
         return Err(wrong(&"target_modules: no linear layer of the model matches"));
     }
@@ -123,8 +159,8 @@ pub fn parse(path: &Path, json: &[u8], base: &Config) -> Result<Parsed> {
 }
 
 /// The number of the first pattern that matches the end of the site's name, by PEFT's rule.
-fn pattern(patterns: &Map<String, Value>, site: &Site, key: &str) -> Result<Option<f64>, String> {
-    for (pattern, value) in patterns {
+fn pattern(patterns: &Patterns, site: &Site, key: &str) -> Result<Option<f64>, String> {
+    for (pattern, value) in &patterns.0 {
         let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")).map_err(|e| format!("{key}: {e}"))?;
         if regex.is_match(&site.to_string()) {
             let number = value.as_f64().filter(|number| number.is_finite());
@@ -153,8 +189,14 @@ impl Raw {
         if let Some(other) = modules.into_iter().find(|m| !["score", "classifier"].contains(&m.as_str())) {
             return Err(format!("modules_to_save: `{other}` is not supported (hint: `score` is)"));
         }
+        let start = self.init_lora_weights.as_ref().and_then(Value::as_str);
+        if let Some(start) = start.filter(|start| !PLAIN_STARTS.contains(start)) {
+            let hint = "hint: save it with `path_initial_model_for_weight_conversion`";
+            return Err(format!("init_lora_weights: `{start}` changes the base's weights ({hint})"));
+        }
         let on = |value: &Value| match value {
             Value::Null | Value::Bool(false) => false,
+            Value::String(text) => !text.is_empty(),
             Value::Array(list) => !list.is_empty(),
             Value::Object(map) => !map.is_empty(),
             _ => true,
@@ -177,44 +219,36 @@ impl Raw {
 /// Whether a site is a target.
 type Matcher<'a> = Box<dyn Fn(&Site) -> bool + 'a>;
 
-impl Targets {
-    /// PEFT's rule: a list names the end of a module's dotted name, a string is a pattern for all of it.
-    fn matcher(&self) -> Result<Matcher<'_>, String> {
-        match self {
-            Self::Names(names) => Ok(Box::new(move |site| {
+impl Raw {
+    /// PEFT's rule: a list names the end of a module's dotted name, a string is a pattern for all of it. A whole name in
+    /// the list counts whatever `layers_to_transform` says.
+    fn targeted(&self) -> Result<Matcher<'_>, String> {
+        match &self.target_modules {
+            Targets::Names(names) => Ok(Box::new(move |site| {
                 let module = site.to_string();
-                names.iter().any(|name| module == *name || module.ends_with(&format!(".{name}")))
+                let end = |name: &String| module.ends_with(&format!(".{name}"));
+                names.contains(&module) || (self.transforms(site.layer) && names.iter().any(end))
             })),
-            Self::Pattern(all) if all.eq_ignore_ascii_case("all-linear") => Ok(Box::new(|_| true)),
-            Self::Pattern(pattern) => {
+            Targets::Pattern(all) if all.eq_ignore_ascii_case("all-linear") => {
+                Ok(Box::new(|site| self.transforms(site.layer)))
+            }
+            Targets::Pattern(pattern) => {
                 let pattern =
                     Regex::new(&format!("^(?:{pattern})$")).map_err(|e| format!("target_modules: {e}"))?;
-                Ok(Box::new(move |site| pattern.is_match(&site.to_string())))
+                Ok(Box::new(move |site| self.transforms(site.layer) && pattern.is_match(&site.to_string())))
             }
         }
     }
 }
 
-/// The configuration of `adapter`, as PEFT writes it.
-pub fn render(adapter: &Adapter, base: &str) -> String {
-    let spec = &adapter.spec;
-    let targets: Vec<&str> = spec.targets.iter().map(|projection| projection.name()).collect();
-    // A head outside `modules_to_save` would be ignored by PEFT.
-    let saved = adapter.head.as_ref().map(|_| ["score"]);
-    let config = json!({
-        "peft_type": "LORA", "task_type": "SEQ_CLS", "base_model_name_or_path": base, "inference_mode": true,
-        "r": spec.rank, "lora_alpha": spec.alpha, "use_rslora": spec.rslora, "lora_dropout": 0.0, "bias": "none",
-        "target_modules": targets, "modules_to_save": saved, "fan_in_fan_out": false, "init_lora_weights": true,
-    });
-    format!("{config:#}\n")
-}
-
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::model::config::{Rope, Scaling};
+    use serde_json::json;
 
-    fn base() -> Config {
+    /// A base of three layers.
+    pub fn base() -> Config {
         Config {
             vocab_size: 10,
             hidden_size: 8,
@@ -253,6 +287,11 @@ mod tests {
             sites(json!({"target_modules": ["mlp.up_proj"], "layers_to_transform": 2})).unwrap(),
             ["model.layers.2.mlp.up_proj"]
         );
+        let whole = ["model.layers.0.self_attn.q_proj", "up_proj"];
+        assert_eq!(
+            sites(json!({"target_modules": whole, "layers_to_transform": 2})).unwrap(),
+            ["model.layers.0.self_attn.q_proj", "model.layers.2.mlp.up_proj"]
+        );
     }
 
     #[test]
@@ -267,6 +306,23 @@ mod tests {
     }
 
     #[test]
+    fn the_first_pattern_in_the_file_counts() {
+        let ranks = |patterns: &str| {
+            let config = format!(
+                r#"{{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"],
+                "rank_pattern": {patterns}}}"#
+            );
+            let parsed = parse(Path::new("x"), config.as_bytes(), &base())?;
+            Ok::<_, Error>(parsed.sites.iter().map(|(_, rank, _)| *rank).collect::<Vec<_>>())
+        };
+        assert_eq!(ranks(r#"{"q_proj": 8, "1.self_attn.q_proj": 4}"#).unwrap(), [8, 8, 8]);
+        assert_eq!(ranks(r#"{"1.self_attn.q_proj": 4, "q_proj": 8}"#).unwrap(), [8, 4, 8]);
+        assert_eq!(ranks("null").unwrap(), [2, 2, 2]);
+        let message = ranks(r#"{"q_proj": 8, "q_proj": 4}"#).unwrap_err().to_string();
+        assert!(message.contains("duplicate pattern `q_proj`"), "{message}");
+    }
+
+    #[test]
     fn what_is_not_supported_is_named() {
         let table = [
             (json!({"peft_type": "IA3"}), "peft_type: `IA3`"),
@@ -277,6 +333,13 @@ mod tests {
             (json!({"rank_pattern": {"q_proj": 0}}), "rank_pattern: 0 is not a rank"),
             (json!({"alpha_pattern": {"(": 1}}), "alpha_pattern: regex"),
             (json!({"some_new_method": 3}), "some_new_method: not supported"),
+            (json!({"use_bdlora": {"target_modules_bd_a": ["q_proj"]}}), "use_bdlora: not supported"),
+            (json!({"arrow_config": {"top_k": 2}}), "arrow_config: not supported"),
+            (json!({"monteclora_config": {"num_samples": 2}}), "monteclora_config: not supported"),
+            (json!({"exclude_modules": ["k_proj"]}), "exclude_modules: not supported"),
+            (json!({"exclude_modules": ".*k_proj"}), "exclude_modules: not supported"),
+            (json!({"layers_pattern": "layers"}), "layers_pattern: not supported"),
+            (json!({"init_lora_weights": "pissa_niter_4"}), "init_lora_weights: `pissa_niter_4`"),
             (json!({"modules_to_save": ["embed_tokens"]}), "modules_to_save: `embed_tokens`"),
             (json!({"target_modules": ["c_attn"]}), "target_modules: no linear layer"),
             (json!({"target_modules": "("}), "target_modules: regex"),
@@ -286,6 +349,11 @@ mod tests {
             let message = sites(change).unwrap_err().to_string();
             assert!(message.contains(want), "{message}");
         }
-        assert!(sites(json!({"rank_pattern": {}, "use_dora": false, "megatron_core": "x"})).is_ok());
+        let neutral = json!({
+            "rank_pattern": {}, "use_dora": false, "megatron_core": "x", "use_bdlora": null, "arrow_config": {},
+            "monteclora_config": false, "exclude_modules": [], "layers_pattern": "", "init_lora_weights": true,
+        });
+        assert!(sites(neutral).is_ok());
+        assert!(sites(json!({"init_lora_weights": "gaussian"})).is_ok());
     }
 }

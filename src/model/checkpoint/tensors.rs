@@ -1,4 +1,5 @@
-//! Reading `.safetensors` files: f32, f64, f16 and bf16, with errors that name file and tensor.
+//! Reading `.safetensors` files (f32, f64, f16 and bf16, with errors that name file and tensor), and writing files whole or
+//! not at all.
 
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -6,7 +7,11 @@ use safetensors::{Dtype, SafeTensors};
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
-    path::Path,
+    fs::{self, File},
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+    process,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 /// The tensors of a file by name, and its `__metadata__`.
@@ -40,8 +45,7 @@ fn stored_as(dtype: Dtype) -> Option<DType> {
     }
 }
 
-/// Writes tensors, f64 as such and all others as f32; first beside `path` and then in its place, so that no reader sees half
-/// a file.
+/// Writes tensors, f64 as such and all others as f32, whole or not at all.
 pub fn write(
     path: &Path,
     tensors: &BTreeMap<String, Tensor>,
@@ -94,14 +98,73 @@ impl safetensors::View for Stored {
 
 /// Writes a file whole or not at all.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    std::fs::write(&partial, bytes).map_err(Error::io(&partial))?;
-    std::fs::rename(&partial, path).map_err(Error::io(path))
+    replace_with(path, |file| file.write_all(bytes).map_err(Error::io(path)))
+}
+
+/// Puts what `write` writes in the place of `path`: first beside it and on the disk, then by its name, so that a reader, and
+/// a machine that lost its power, sees the old file or the new one.
+pub fn replace_with(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
+    let temporary = temporary(path)?;
+    let written = to_disk(&temporary, path, write)
+        .and_then(|()| fs::rename(&temporary, path).map_err(Error::io(path)))
+        .and_then(|()| sync_folder(path));
+    if written.is_err() {
+        // The first error is the one to report: the temporary file may not even exist.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// A name beside `path` that no other writer has.
+fn temporary(path: &Path) -> Result<PathBuf> {
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let name = path.file_name().ok_or_else(|| Error::file(path, "not a file name"))?;
+    let (process, count) = (process::id(), WRITTEN.fetch_add(1, Ordering::Relaxed));
+    Ok(path.with_file_name(format!(".{}.{process}-{count}.tmp", name.to_string_lossy())))
+}
+
+/// Errors name `path`, which is what the user knows.
+fn to_disk(
+    temporary: &Path,
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
+) -> Result<()> {
+    let mut file = BufWriter::new(File::create(temporary).map_err(Error::io(path))?);
+    write(&mut file)?;
+    let file = file.into_inner().map_err(|e| Error::io(path)(e.into_error()))?;
+    file.sync_all().map_err(Error::io(path))
+}
+
+/// A new name is on the disk once its folder is.
+fn sync_folder(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io(folder))
 }
 
 /// Whether a tensor is free of NaN and infinities.
 pub fn all_finite(tensor: &Tensor) -> Result<bool> {
     let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     Ok(values.iter().all(|x| x.is_finite()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.json");
+        replace(&path, b"old").unwrap();
+        let failed = replace_with(&path, |file| {
+            file.write_all(b"half").unwrap();
+            Err(Error::file("x", "no more"))
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "x: no more");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        replace(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(replace(&folder.path().join("nowhere/x"), b"").unwrap_err().to_string().contains("nowhere"));
+    }
 }

@@ -1,11 +1,6 @@
 //! Blocks to bytes: a safetensors file whose header is sorted, so that equal posteriors give equal bytes.
 
-use std::{
-    fs::{self, File},
-    io::{BufWriter, Write},
-    path::{Path, PathBuf},
-    process,
-};
+use std::{io::Write, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value, json};
@@ -13,42 +8,27 @@ use serde_json::{Map, Value, json};
 use super::{FORMAT, Field, VERSION};
 use crate::{
     Error, Result,
+    model::checkpoint::tensors::replace_with,
     posterior::{Block, Posterior},
 };
 
 /// safetensors aligns the tensors' bytes to this.
 const ALIGNMENT: usize = 8;
 
-/// Writes a temporary file beside `path` and renames it, so that a reader sees the old file or the new one.
+/// Writes a posterior whole or not at all.
 pub fn replace(path: &Path, posterior: &Posterior) -> Result<()> {
     let tensors = tensors(posterior)?;
     let header = header(posterior, &tensors).map_err(|e| Error::file(path, e))?;
-    let temporary = temporary(path)?;
-    let written = write(&temporary, &header, &tensors)
-        .and_then(|()| fs::rename(&temporary, path).map_err(Error::io(path)));
-    if written.is_err() {
-        // The first error is the one to report: the temporary file may not even exist.
-        let _ = fs::remove_file(&temporary);
-    }
-    written
-}
-
-fn temporary(path: &Path) -> Result<PathBuf> {
-    let name = path.file_name().ok_or_else(|| Error::file(path, "not a file name"))?;
-    Ok(path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), process::id())))
-}
-
-fn write(path: &Path, header: &str, tensors: &[(String, Tensor)]) -> Result<()> {
-    let mut file = BufWriter::new(File::create(path).map_err(Error::io(path))?);
-    let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io(path));
-    put(&(header.len() as u64).to_le_bytes())?;
-    put(header.as_bytes())?;
-    for (_, tensor) in tensors {
-        let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
-        put(&values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>())?;
-    }
-    let file = file.into_inner().map_err(|e| Error::io(path)(e.into_error()))?;
-    file.sync_all().map_err(Error::io(path))
+    replace_with(path, |file| {
+        let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io(path));
+        put(&(header.len() as u64).to_le_bytes())?;
+        put(header.as_bytes())?;
+        for (_, tensor) in &tensors {
+            let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
+            put(&values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>())?;
+        }
+        Ok(())
+    })
 }
 
 /// Every tensor under its name in the file, in f32.

@@ -1,0 +1,105 @@
+//! How far long work has come, on standard error: a bar where that is a terminal, elsewhere a line now and then.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use std::time::{Duration, Instant};
+
+/// Between two lines, where there is no terminal.
+const EVERY: Duration = Duration::from_secs(30);
+
+/// Progress in tokens.
+#[derive(Debug)]
+pub struct Progress {
+    bar: ProgressBar,
+    started: Instant,
+    /// Tokens that were there at the start: they say nothing about the speed.
+    before: usize,
+    done: usize,
+    all: usize,
+    message: String,
+    /// When the last line was written; `None` where a bar is shown.
+    line: Option<Instant>,
+}
+
+impl Progress {
+    /// Of `all` tokens, `before` of them computed in an earlier run.
+    pub fn new(before: usize, all: usize) -> Self {
+        let style = ProgressStyle::with_template(
+            "{bar:30} {human_pos}/{human_len} tokens, {per_sec}, {eta} left {msg}",
+        );
+        let bar = ProgressBar::new(all as u64).with_position(before as u64);
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.reset_eta();
+        let started = Instant::now();
+        let line = bar.is_hidden().then_some(started);
+        Self { bar, started, before, done: before, all, message: String::new(), line }
+    }
+
+    /// More tokens are done.
+    pub fn add(&mut self, tokens: usize) {
+        self.set(self.done + tokens, String::new());
+    }
+
+    /// Tokens computed in an earlier run.
+    pub fn skip(&mut self, tokens: usize) {
+        self.before += tokens;
+        self.add(tokens);
+        self.bar.reset_eta();
+    }
+
+    /// So many tokens are done in all; `message` says more, a step or a loss.
+    pub fn set(&mut self, done: usize, message: String) {
+        (self.done, self.message) = (done, message);
+        self.bar.set_position(done as u64);
+        self.bar.set_message(self.message.clone());
+        if self.line.is_some_and(|last| last.elapsed() >= EVERY) {
+            self.line = Some(Instant::now());
+            eprintln!("{}", self.describe(self.started.elapsed()));
+        }
+    }
+
+    /// Leaves the bar as it is.
+    pub fn finish(&self) {
+        self.bar.abandon();
+    }
+
+    fn describe(&self, elapsed: Duration) -> String {
+        let per_second = (self.done - self.before) as f64 / elapsed.as_secs_f64().max(1e-9);
+        let left = self.all.saturating_sub(self.done) as f64 / per_second.max(1e-9);
+        let message = match self.message.is_empty() {
+            true => String::new(),
+            false => format!("{}, ", self.message),
+        };
+        let (done, all, left) = (self.done, self.all, time(left));
+        format!("{message}{done}/{all} tokens, {per_second:.0} tokens/s, {left} left")
+    }
+}
+
+fn time(seconds: f64) -> String {
+    match seconds {
+        s if s < 99.5 => format!("{s:.0} s"),
+        s if s < 99.5 * 60.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_how_far_and_how_long() {
+        let mut progress = Progress::new(100, 1000);
+        progress.set(300, "step 3/10, loss 0.5".into());
+        let line = progress.describe(Duration::from_secs(4));
+        assert_eq!(line, "step 3/10, loss 0.5, 300/1000 tokens, 50 tokens/s, 14 s left");
+        progress.skip(200);
+        progress.add(50);
+        assert_eq!(progress.describe(Duration::from_secs(5)), "550/1000 tokens, 50 tokens/s, 9 s left");
+        assert_eq!((time(600.0), time(36_000.0)), ("10 min".into(), "10.0 h".into()));
+    }
+
+    #[test]
+    fn nothing_done_is_no_division_by_zero() {
+        assert!(Progress::new(0, 10).describe(Duration::ZERO).contains("0/10 tokens, 0 tokens/s"));
+    }
+}

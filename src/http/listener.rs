@@ -1,0 +1,185 @@
+//! Connections: so many at once, and none that keeps its place without saying anything.
+//!
+//! A handler's time is bounded by the deadline, but that starts only when the headers are whole. Before that, and
+//! between two requests, the connection's own clock runs: a client that sends its headers drop by drop, or
+//! nothing, is hung up on. The clock stands still while a request is under way.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{
+    extract::connect_info::Connected,
+    serve::{IncomingStream, Listener},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, Sleep, sleep},
+};
+
+/// How long a connection may rest between two requests.
+const REST: Duration = Duration::from_secs(75);
+
+/// A listener that takes a bounded number of connections.
+pub struct Bounded {
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+    header_timeout: Duration,
+}
+
+impl Bounded {
+    /// Bounds the connections of `listener`, and the time that each may take to send its headers.
+    pub fn new(listener: TcpListener, connections: usize, header_timeout: Duration) -> Self {
+        let places = Arc::new(Semaphore::new(connections.clamp(1, Semaphore::MAX_PERMITS)));
+        Self { listener, places, header_timeout }
+    }
+}
+
+impl Listener for Bounded {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        // The semaphore is never closed, so there is always a place in the end.
+        let place = Arc::clone(&self.places).acquire_owned().await.ok();
+        let (stream, address) = Listener::accept(&mut self.listener).await;
+        (Connection::new(stream, place, self.header_timeout), address)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// How often a request has begun or ended on a connection: odd while one is under way.
+#[derive(Debug, Clone, Default)]
+pub struct Turns(Arc<AtomicUsize>);
+
+/// A request under way; its drop is the end.
+#[derive(Debug)]
+pub struct Turn(Turns);
+
+impl Turns {
+    /// Notes that a request has begun.
+    pub fn begin(&self) -> Turn {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Turn(self.clone())
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Connected<IncomingStream<'_, Bounded>> for Turns {
+    fn connect_info(stream: IncomingStream<'_, Bounded>) -> Self {
+        stream.io().turns.clone()
+    }
+}
+
+/// A connection with its clock.
+pub struct Connection {
+    stream: TcpStream,
+    turns: Turns,
+    /// The count of turns that the clock was set for.
+    seen: usize,
+    /// Whether the next request's first byte has come.
+    begun: bool,
+    clock: Pin<Box<Sleep>>,
+    header_timeout: Duration,
+    /// Given back when the connection ends.
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Connection {
+    fn new(stream: TcpStream, place: Option<OwnedSemaphorePermit>, header_timeout: Duration) -> Self {
+        let clock = Box::pin(sleep(header_timeout));
+        let turns = Turns::default();
+        Self { stream, turns, seen: 0, begun: true, clock, header_timeout, _place: place }
+    }
+
+    /// Sets the clock, unless the time cannot be represented: then it may as well run on.
+    fn wait(&mut self, time: Duration) {
+        if let Some(end) = Instant::now().checked_add(time) {
+            self.clock.as_mut().reset(end);
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let turns = self.turns.count();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if turns % 2 == 1 {
+            return read;
+        }
+        if turns != self.seen {
+            (self.seen, self.begun) = (turns, false);
+            self.wait(REST);
+        }
+        match read {
+            Poll::Ready(read) => {
+                if !self.begun {
+                    self.begun = true;
+                    let time = self.header_timeout;
+                    self.wait(time);
+                }
+                Poll::Ready(read)
+            }
+            Poll::Pending => {
+                ready!(self.clock.as_mut().poll(context));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

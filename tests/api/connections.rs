@@ -1,0 +1,95 @@
+//! Connections that say nothing, or not enough.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use rewarden::http;
+use serde_json::json;
+use tokio::task::spawn_blocking;
+
+use crate::helpers::{Service, Setup};
+
+const PATIENCE: Duration = Duration::from_millis(300);
+/// Far more than any of it takes.
+const LONG: Duration = Duration::from_secs(20);
+
+async fn impatient(connections: usize) -> Service {
+    let http = http::Config { header_timeout: PATIENCE, connections, ..Default::default() };
+    Service::ready_with(Setup { http, ..Setup::default() }).await
+}
+
+fn connect(service: &Service) -> TcpStream {
+    let stream = TcpStream::connect(service.address).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    stream
+}
+
+/// Reads until the other side hangs up.
+fn rest(mut stream: TcpStream) -> String {
+    let mut text = String::new();
+    match stream.read_to_string(&mut text) {
+        Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => panic!("{error}"),
+        _ => text,
+    }
+}
+
+#[tokio::test]
+async fn headers_that_do_not_end_are_hung_up_on() {
+    let service = impatient(8).await;
+    for sent in ["", "GET /livez HTTP/1.1\r\nhost: x\r\nx-half: "] {
+        let mut stream = connect(&service);
+        stream.write_all(sent.as_bytes()).unwrap();
+        let started = Instant::now();
+        let text = spawn_blocking(|| rest(stream)).await.unwrap();
+        assert!(!text.contains("200 OK"), "{text}");
+        assert!(started.elapsed() < LONG / 2);
+    }
+}
+
+#[tokio::test]
+async fn headers_drop_by_drop_are_hung_up_on() {
+    let service = impatient(8).await;
+    let mut stream = connect(&service);
+    let dripping = spawn_blocking(move || {
+        stream.write_all(b"GET /livez HTTP/1.1\r\n").unwrap();
+        let started = Instant::now();
+        while started.elapsed() < LONG {
+            if stream.write_all(b"x: y\r\n").is_err() {
+                return true;
+            }
+            std::thread::sleep(PATIENCE / 10);
+        }
+        false
+    });
+    assert!(dripping.await.unwrap());
+}
+
+#[tokio::test]
+async fn a_request_may_take_longer_than_its_headers() {
+    let service = impatient(8).await;
+    service.hold.shut();
+    let answer = service.rewards_later("x");
+    service.until_batches(1).await;
+    tokio::time::sleep(PATIENCE * 2).await;
+    service.hold.open();
+    assert_eq!(answer.await.unwrap().status(), 200);
+    tokio::time::sleep(PATIENCE * 2).await;
+    assert_eq!(service.rewards(&json!({"items": [{"text": "x"}]})).await.0, 200);
+}
+
+#[tokio::test]
+async fn past_the_bound_a_connection_waits_for_another_to_end() {
+    let service = impatient(2).await;
+    // The client's own connection rests beside the first of these; the second waits until that is hung up on.
+    let silent = connect(&service);
+    let mut asking = connect(&service);
+    asking.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let started = Instant::now();
+    let text = spawn_blocking(|| rest(asking)).await.unwrap();
+    assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+    assert!(started.elapsed() >= PATIENCE / 2, "{:?}", started.elapsed());
+    drop(silent);
+}
