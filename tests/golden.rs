@@ -1,12 +1,17 @@
 //! Numbers of PyTorch, transformers and peft (`tests/fixtures`) against those of the engine, tensor by tensor.
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use rand::{SeedableRng, seq::SliceRandom};
 use rewarden::{
     data,
     fit::{Fit, Options},
     item::Input,
-    model::{RewardModel, adapter::Adapter, checkpoint::Checkpoint, sink::Jacobians},
+    model::{
+        RewardModel,
+        adapter::Adapter,
+        checkpoint::Checkpoint,
+        sink::{Gradients, Jacobians},
+    },
     nn::pack::Packed,
     posterior::{
         Posterior, Prior, Target,
@@ -92,6 +97,36 @@ fn tokens_and_means_are_those_of_transformers() {
             let want: Vec<u32> = serde_json::from_value(expected[id]["input_ids"].clone()).unwrap();
             assert_eq!(sequence.ids, want, "{what}");
             assert_close(&what, mean, expected[id]["mean"].as_f64().unwrap(), 1e-4);
+        }
+    }
+}
+
+/// Every step of the backward through whole layers, residuals and shared prompts, in f64.
+#[test]
+fn the_backward_through_the_model_equals_finite_differences() {
+    const STEP: f64 = 1e-5;
+    let case = Case::all().next().unwrap();
+    let (model, examples) = (case.model(DType::F64), case.examples());
+    let packed = Packed::pairs(examples.iter().take(2).map(|e| (&e.chosen, &e.rejected)));
+    let cotangents = [1.0, -0.7, 0.4, 1.3];
+    let mut sink = Gradients::default();
+    model.backward(&packed, &model.forward(&packed).unwrap(), &cotangents, &mut sink).unwrap();
+    assert_eq!(sink.0.keys().collect::<Vec<_>>(), model.blocks().keys().collect::<Vec<_>>());
+    for (name, block) in model.blocks() {
+        let values: Vec<f64> = block.flatten_all().unwrap().to_vec1().unwrap();
+        let gradient: Vec<f64> = sink.0[&name].flatten_all().unwrap().to_vec1().unwrap();
+        for i in [0, values.len() / 2, values.len() - 1] {
+            let objective = |step: f64| {
+                let mut moved = values.clone();
+                moved[i] += step;
+                let block = Tensor::from_vec(moved, block.dims(), &Device::Cpu).unwrap();
+                let mut model = model.clone();
+                model.assign(&BTreeMap::from([(name.clone(), block)])).unwrap();
+                let rewards = model.rewards(&packed).unwrap();
+                rewards.iter().zip(cotangents).map(|(reward, c)| reward * c).sum::<f64>()
+            };
+            let want = (objective(STEP) - objective(-STEP)) / (2.0 * STEP);
+            assert_close(&format!("{name}[{i}]"), gradient[i], want, 1e-6);
         }
     }
 }

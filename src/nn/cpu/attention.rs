@@ -97,7 +97,8 @@ impl<'a> Block<'a> {
 
     /// Keys that the block sees: the parent's, then the segment's own up to the last query.
     fn keys(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        self.segment.parent.clone().into_iter().chain([self.segment.tokens.start..self.start + self.len])
+        let own = self.segment.tokens.start..self.start + self.len;
+        self.segment.parent.clone().into_iter().chain(std::iter::once(own))
     }
 
     /// Each run of keys with the column of the scores where it begins.

@@ -48,16 +48,7 @@ impl Ekfac {
 
     /// Asserts the trace identity and truncates; an error names the block.
     pub fn finish(self, rank: Rank) -> Result<Curvature> {
-        let found = self.sum.sum_all()?.to_scalar::<f64>()?;
-        let (name, exact) = (&self.name, self.trace);
-        if !found.is_finite() || !exact.is_finite() {
-            return Err(Error::NotFinite(format!("the curvature of {name}")));
-        }
-        if (found - exact).abs() > TRACE_TOLERANCE * exact {
-            let message =
-                format!("{name}: the trace of the curvature is {found}, but that of the pairs is {exact}");
-            return Err(Error::Compute(candle_core::Error::Msg(message)));
-        }
+        assert_trace(&self.name, self.sum.sum_all()?.to_scalar()?, self.trace)?;
         let full = Curvature {
             curvature: self.frame.orient(&self.sum)?,
             input_basis: self.bases.input.vectors,
@@ -66,6 +57,19 @@ impl Ekfac {
         };
         full.truncated(rank)
     }
+}
+
+/// Fails by the block's name where the trace of its curvature is not that of the pairs.
+pub(super) fn assert_trace(name: &str, found: f64, exact: f64) -> Result<()> {
+    if !found.is_finite() || !exact.is_finite() {
+        return Err(Error::NotFinite(format!("the curvature of {name}")));
+    }
+    if (found - exact).abs() > TRACE_TOLERANCE * exact {
+        let message =
+            format!("{name}: the trace of the curvature is {found}, but that of the pairs is {exact}");
+        return Err(Error::Compute(candle_core::Error::Msg(message)));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::{
     Curvature, Rank,
+    ekfac::assert_trace,
     gram::{Eigen, Gram},
 };
 use crate::Result;
@@ -111,6 +112,7 @@ impl HeadFactor {
     /// The head's curvature, never truncated: U_i and S are the exact eigenvectors and eigenvalues.
     pub fn finish(&self, name: &str, dtype: DType) -> Result<Curvature> {
         let Eigen { values, vectors } = self.exact.eigen(name, dtype)?;
+        assert_trace(name, values.iter().sum(), self.exact.trace())?;
         Ok(Curvature {
             input_basis: vectors,
             output_basis: Tensor::ones((1, 1), dtype, &Device::Cpu)?,

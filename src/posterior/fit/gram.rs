@@ -36,6 +36,11 @@ impl Gram {
         self.dim
     }
 
+    /// Sum of the diagonal.
+    pub fn trace(&self) -> f64 {
+        (0..self.dim).map(|i| self.packed[i * (i + 1) / 2 + i]).sum()
+    }
+
     /// The sum as it is kept: the rows of the lower triangle, f64.
     pub fn to_tensor(&self) -> Result<Tensor> {
         Ok(Tensor::new(self.packed.as_slice(), &Device::Cpu)?)
