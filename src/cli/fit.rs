@@ -18,6 +18,7 @@ use crate::{
         FitConfig, Prior,
         config::{Base, Quantiles},
         fit::{CurvatureKind, Rank},
+        store,
     },
     score::with_variances,
     train::by_tokens,
@@ -30,9 +31,6 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-
-/// Name of the posterior in the adapter's folder.
-pub const POSTERIOR: &str = "posterior.safetensors";
 
 /// Probabilities of the quantiles that are kept.
 const PROBABILITIES: [f64; 9] = [0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99];
@@ -95,7 +93,7 @@ impl Fit {
         let (Some(adapter), Some(folder)) = (&opened.adapter, &opened.folder) else {
             return Err(Error::Usage("--adapter: needed, the posterior is over an adapter's weights".into()));
         };
-        let output = self.output.clone().unwrap_or_else(|| folder.join(POSTERIOR));
+        let output = self.output.clone().unwrap_or_else(|| folder.join(store::FILE));
         let (train, held_out) = self.data(&opened)?;
         eprint!("fitting to {}", train.counts());
         held_out.iter().for_each(|held_out| eprint!(", {} held out", held_out.counts()));

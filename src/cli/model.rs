@@ -3,7 +3,7 @@
 use crate::{
     Error, Result,
     model::{RewardModel, adapter::Adapter, checkpoint::Checkpoint},
-    posterior::{Posterior, Target},
+    posterior::{Posterior, Target, store},
     score::Scorer,
 };
 use candle_core::{DType, Device};
@@ -101,7 +101,7 @@ impl Opened {
 
     /// The model with the posterior in the adapter's folder, where there is one.
     pub fn scorer(&self) -> Result<Scorer> {
-        let path = self.folder.as_ref().map(|folder| folder.join(super::fit::POSTERIOR));
+        let path = self.folder.as_ref().map(|folder| folder.join(store::FILE));
         let posterior = match (&self.adapter, path.filter(|path| path.exists())) {
             (Some(adapter), Some(path)) => {
                 let (trainable, template) = (self.model.shapes(), self.base.encoder.template_sha256());

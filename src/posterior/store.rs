@@ -18,6 +18,9 @@ use super::{Posterior, Target};
 use crate::{Error, Result};
 use read::Contents;
 
+/// Name of the file in the adapter's folder.
+pub const FILE: &str = "posterior.safetensors";
+
 const FORMAT: &str = "laplace-lora";
 const VERSION: &str = "1";
 
