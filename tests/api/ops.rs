@@ -133,7 +133,8 @@ async fn a_request_is_one_log_line_without_what_was_scored() {
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(!text.contains("unspeakable"), "{text}");
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let own = |line: &&Value| line["span"]["id"] == "a-logged-request" && line["fields"]["message"] == "answered";
+    let own =
+        |line: &&Value| line["span"]["id"] == "a-logged-request" && line["fields"]["message"] == "answered";
     let answered: Vec<_> = lines.iter().filter(own).collect();
     let [line] = answered[..] else { panic!("{text}") };
     let fields = &line["fields"];
