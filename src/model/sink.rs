@@ -47,20 +47,15 @@ impl<'a, F: FnMut(&str, &Tensor) -> Result<()>> Jacobians<'a, F> {
     pub fn new(groups: &'a [Range<usize>], consume: F) -> Self {
         Self { groups, consume }
     }
-
-    /// sum_t left_t right_t^T over each group's tokens: (N, a), (N, b) -> (groups, a, b).
-    fn outer(&self, left: &Tensor, right: &Tensor) -> Result<Tensor> {
-        Ok(outer(left, right, self.groups)?)
-    }
 }
 
 impl<F: FnMut(&str, &Tensor) -> Result<()>> Sink for Jacobians<'_, F> {
     fn site(&mut self, site: Site, lora: &Lora, x: &Tensor, g: &Tensor) -> Result<()> {
         // J_A = sum_t (s B^T g_t) x_t^T
-        let ja = self.outer(&lora.down_gradient(g)?, x)?;
+        let ja = outer(&lora.down_gradient(g)?, x, self.groups)?;
         (self.consume)(&site.block(Factor::A), &ja)?;
         // J_B = s sum_t g_t h_t^T: the scale goes on the narrow side.
-        let jb = self.outer(g, &(lora.down(x)? * lora.scale)?)?;
+        let jb = outer(g, &(lora.down(x)? * lora.scale)?, self.groups)?;
         (self.consume)(&site.block(Factor::B), &jb)
     }
 
