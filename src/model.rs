@@ -11,7 +11,7 @@ use crate::{
         linear::{Linear, Lora},
         norm::{rms_norm, rms_norm_backward},
         pack::Packed,
-        rope::Rotation,
+        product::product,
     },
 };
 use candle_core::{DType, Device, Tensor};
@@ -28,7 +28,7 @@ use adapter::Adapter;
 use checkpoint::Checkpoint;
 use config::Config;
 use layer::{Batch, Layer};
-use sink::Sink;
+use sink::{Rows, Sink};
 use site::{Factor, HEAD, Projection, Site};
 
 #[derive(Debug, Clone)]
@@ -42,24 +42,31 @@ pub struct RewardModel {
     head: Tensor,
     /// Whether the head is one of the adapter's blocks.
     head_trainable: bool,
-    frequencies: Vec<f32>,
     dtype: DType,
     device: Device,
 }
 
+/// Bytes of activations that a forward keeps for its backward at most; beyond, it keeps the layers' inputs alone, and the
+/// backward computes each layer once more.
+const KEPT: usize = 384 << 20;
+
 /// A forward pass, kept for its backward.
-pub struct Trace {
+pub struct Trace<'a> {
     rewards: Vec<f64>,
-    rotation: Rotation,
-    layers: Vec<layer::Trace>,
+    batch: Batch<'a>,
+    layers: Vec<Kept>,
     /// What the pooled tokens had before the last norm, (M, C).
     last: Tensor,
-    /// Indices of the pooled tokens, (M).
-    pooled: Tensor,
-    tokens: usize,
 }
 
-impl Trace {
+/// What is kept of a layer.
+enum Kept {
+    Whole(layer::Trace),
+    /// (N, C)
+    Input(Tensor),
+}
+
+impl Trace<'_> {
     /// A reward for each pooled token.
     pub fn rewards(&self) -> &[f64] {
         &self.rewards
@@ -82,19 +89,23 @@ impl RewardModel {
             Some(tensor) => Ok(place(tensor)?),
             None => Err(Error::Usage(format!("{name} is missing"))),
         };
-        let linear = |site: Site| -> Result<Linear> {
+        let part = |site: Site| -> Result<(Tensor, Option<Lora>)> {
             let lora = adapter.and_then(|adapter| adapter.lora.get(&site));
             let lora = lora.map(|l| Ok(Lora { a: place(&l.a)?, b: place(&l.b)?, scale: l.scale }));
-            Ok(Linear::new(tensor(format!("{site}.weight"))?, lora.transpose().map_err(Error::Compute)?)?)
+            Ok((tensor(format!("{site}.weight"))?, lora.transpose().map_err(Error::Compute)?))
         };
         let layers = (0..base.config.layers).map(|index| {
-            let [q, k, v, o, gate, up, down] =
-                Projection::ALL.map(|projection| linear(Site { layer: index, projection }));
+            let [qkv, o, gate_up, down] = Projection::TOGETHER.map(|projections| -> Result<Linear> {
+                let parts =
+                    projections.iter().map(|projection| part(Site { layer: index, projection: *projection }));
+                Ok(Linear::new(parts.collect::<Result<_>>()?)?)
+            });
             Ok(Layer {
                 index,
+                rows: if index + 1 == base.config.layers { Rows::Pooled } else { Rows::All },
                 input_norm: tensor(format!("model.layers.{index}.input_layernorm.weight"))?,
                 post_norm: tensor(format!("model.layers.{index}.post_attention_layernorm.weight"))?,
-                linears: [q?, k?, v?, o?, gate?, up?, down?],
+                linears: [qkv?, o?, gate_up?, down?],
             })
         });
         Ok(Self {
@@ -103,7 +114,6 @@ impl RewardModel {
             norm: tensor("model.norm.weight".into())?,
             head: place(used)?,
             head_trainable: head.is_some(),
-            frequencies: base.config.rope.frequencies(base.config.head_dim),
             config: base.config.clone(),
             dtype,
             device: device.clone(),
@@ -114,26 +124,34 @@ impl RewardModel {
         &self.config
     }
 
-    /// A reward for each pooled token, computed without keeping anything for a backward.
-    pub fn rewards(&self, packed: &Packed) -> Result<Vec<f64>> {
-        let rotation = self.rotation(packed)?;
-        let batch = self.batch(packed, &rotation);
-        let mut x = self.embed(packed)?;
-        for layer in &self.layers {
-            x = layer.forward(&x, &batch)?.0;
-        }
-        self.read_out(&self.rows(&x, packed)?)
+    /// Drops what only another assignment of the updates needs: [`RewardModel::assign`] fails from now on.
+    pub fn freeze(&mut self) {
+        self.layers.iter_mut().flat_map(|layer| &mut layer.linears).for_each(Linear::freeze);
     }
 
-    /// Hidden states after the last norm, (N, C): what a language model's head would read.
+    /// Drops what only the backward needs: [`RewardModel::backward`] fails from now on.
+    pub fn forward_only(&mut self) {
+        self.layers.iter_mut().flat_map(|layer| &mut layer.linears).for_each(Linear::forward_only);
+    }
+
+    /// A reward for each pooled token, computed without keeping anything for a backward.
+    pub fn rewards(&self, packed: &Packed) -> Result<Vec<f64>> {
+        self.read_out(&self.last(packed)?)
+    }
+
+    /// Hidden states of the pooled tokens after the last norm, (M, C): what a language model's head would read.
     pub fn hidden(&self, packed: &Packed) -> Result<Tensor> {
-        let rotation = self.rotation(packed)?;
-        let batch = self.batch(packed, &rotation);
+        Ok(rms_norm(&self.last(packed)?, &self.norm, self.config.rms_norm_eps)?)
+    }
+
+    /// What the pooled tokens have before the last norm, (M, C).
+    fn last(&self, packed: &Packed) -> Result<Tensor> {
+        let batch = self.batch(packed)?;
         let mut x = self.embed(packed)?;
         for layer in &self.layers {
             x = layer.forward(&x, &batch)?.0;
         }
-        Ok(rms_norm(&x, &self.norm, self.config.rms_norm_eps)?)
+        Ok(x)
     }
 
     /// The token embedding (V, C), which is also the language model's head where the two are tied.
@@ -142,31 +160,30 @@ impl RewardModel {
     }
 
     /// The rewards, with everything that [`RewardModel::backward`] reads.
-    pub fn forward(&self, packed: &Packed) -> Result<Trace> {
-        let rotation = self.rotation(packed)?;
-        let batch = self.batch(packed, &rotation);
+    pub fn forward(&self, packed: &Packed) -> Result<Trace<'_>> {
+        let batch = self.batch(packed)?;
+        let whole = packed.tokens() <= self.tokens_kept();
         let mut x = self.embed(packed)?;
         let mut layers = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
             let (y, trace) = layer.forward(&x, &batch)?;
-            layers.push(trace);
+            layers.push(if whole { Kept::Whole(trace) } else { Kept::Input(x) });
             x = y;
         }
-        let pooled = self.pooled(packed)?;
-        let last = x.index_select(&pooled, 0)?;
-        let rewards = self.read_out(&last)?;
-        Ok(Trace { rewards, rotation, layers, last, pooled, tokens: packed.tokens() })
+        Ok(Trace { rewards: self.read_out(&x)?, batch, layers, last: x })
+    }
+
+    /// Tokens of one forward whose activations are all kept for the backward.
+    pub fn tokens_kept(&self) -> usize {
+        let Config { hidden_size, intermediate_size, heads, kv_heads, head_dim, layers, .. } = self.config;
+        // x, middle; qkv, mixed; gate and up.
+        let numbers = 2 * hidden_size + (2 * heads + 2 * kv_heads) * head_dim + 2 * intermediate_size;
+        (KEPT / (numbers * layers * self.dtype.size_in_bytes())).max(1)
     }
 
     /// Walks back from `sum_i cotangents[i] * reward[i]` and shows every trainable matrix to `sink`, the head first,
     /// then layer by layer from the top.
-    pub fn backward(
-        &self,
-        packed: &Packed,
-        trace: &Trace,
-        cotangents: &[f64],
-        sink: &mut dyn Sink,
-    ) -> Result<()> {
+    pub fn backward(&self, trace: &Trace, cotangents: &[f64], sink: &mut dyn Sink) -> Result<()> {
         let cotangents =
             Tensor::from_slice(cotangents, (cotangents.len(), 1), &self.device)?.to_dtype(self.dtype)?;
         let eps = self.config.rms_norm_eps;
@@ -176,13 +193,17 @@ impl RewardModel {
         let Some(lowest) = self.layers.iter().position(Layer::has_lora) else {
             return Ok(());
         };
-        let dhidden = cotangents.matmul(&self.head)?;
-        let dlast = rms_norm_backward(&trace.last, &self.norm, eps, &dhidden)?;
-        let zeros = Tensor::zeros((trace.tokens, self.config.hidden_size), self.dtype, &self.device)?;
-        let mut dx = zeros.index_add(&trace.pooled, &dlast, 0)?;
-        let batch = self.batch(packed, &trace.rotation);
-        for (layer, trace) in self.layers.iter().zip(&trace.layers).skip(lowest).rev() {
-            dx = layer.backward(trace, &batch, &dx, sink)?;
+        let dhidden = product(&cotangents, &self.head)?;
+        let beside = dhidden.zeros_like()?;
+        let mut dx = rms_norm_backward(&trace.last, &self.norm, eps, &dhidden, &beside)?;
+        for (layer, kept) in self.layers.iter().zip(&trace.layers).skip(lowest).rev() {
+            dx = match kept {
+                Kept::Whole(whole) => layer.backward(whole, &trace.batch, &dx, sink)?,
+                Kept::Input(x) => {
+                    let (_, whole) = layer.forward(x, &trace.batch)?;
+                    layer.backward(&whole, &trace.batch, &dx, sink)?
+                }
+            };
         }
         Ok(())
     }
@@ -208,15 +229,17 @@ impl RewardModel {
 
     /// Replaces trainable matrices by those of the same block name.
     pub fn assign(&mut self, blocks: &BTreeMap<String, Tensor>) -> Result<()> {
-        let updates: Vec<(Site, Lora)> = self.sites().map(|(site, lora)| (site, lora.clone())).collect();
-        for (site, mut lora) in updates {
-            if let Some(a) = blocks.get(&site.block(Factor::A)) {
-                lora.a = a.clone();
-            }
-            if let Some(b) = blocks.get(&site.block(Factor::B)) {
-                lora.b = b.clone();
-            }
-            self.layers[site.layer].assign(site.projection, lora)?;
+        for layer in &mut self.layers {
+            let index = layer.index;
+            let changed = layer.updates().filter_map(|(projection, lora)| {
+                let site = Site { layer: index, projection };
+                let (a, b) = (blocks.get(&site.block(Factor::A)), blocks.get(&site.block(Factor::B)));
+                let or = |new: Option<&Tensor>, old: &Tensor| new.unwrap_or(old).clone();
+                let lora = Lora { a: or(a, &lora.a), b: or(b, &lora.b), scale: lora.scale };
+                (a.is_some() || b.is_some()).then_some((projection, lora))
+            });
+            let changed: Vec<(Projection, Lora)> = changed.collect();
+            layer.assign(&changed)?;
         }
         if let Some(head) = blocks.get(HEAD) {
             self.head = head.clone();
@@ -226,19 +249,13 @@ impl RewardModel {
 
     fn sites(&self) -> impl Iterator<Item = (Site, &Lora)> {
         self.layers.iter().flat_map(|layer| {
-            Projection::ALL.into_iter().filter_map(|projection| {
-                let lora = layer.linear(projection).lora()?;
-                Some((Site { layer: layer.index, projection }, lora))
-            })
+            let index = layer.index;
+            layer.updates().map(move |(projection, lora)| (Site { layer: index, projection }, lora))
         })
     }
 
-    fn rotation(&self, packed: &Packed) -> Result<Rotation> {
-        Ok(Rotation::new(&packed.positions, &self.frequencies, self.dtype, &self.device)?)
-    }
-
-    fn batch<'a>(&'a self, packed: &'a Packed, rotation: &'a Rotation) -> Batch<'a> {
-        Batch { segments: &packed.segments, rotation, config: &self.config }
+    fn batch(&self, packed: &Packed) -> Result<Batch<'_>> {
+        Batch::new(packed, &self.config, self.dtype, &self.device)
     }
 
     /// (N, C)
@@ -247,22 +264,11 @@ impl RewardModel {
         Ok(self.embedding.index_select(&ids, 0)?)
     }
 
-    fn pooled(&self, packed: &Packed) -> Result<Tensor> {
-        let pooled: Vec<u32> = packed.pooled.iter().map(|i| *i as u32).collect();
-        let count = pooled.len();
-        Ok(Tensor::from_vec(pooled, count, &self.device)?)
-    }
-
-    /// The pooled tokens' rows: (N, C) -> (M, C).
-    fn rows(&self, x: &Tensor, packed: &Packed) -> Result<Tensor> {
-        Ok(x.index_select(&self.pooled(packed)?, 0)?)
-    }
-
     /// Last norm and head: (M, C) -> M rewards, all finite.
     fn read_out(&self, last: &Tensor) -> Result<Vec<f64>> {
         let hidden = rms_norm(last, &self.norm, self.config.rms_norm_eps)?;
         let rewards: Vec<f64> =
-            hidden.matmul(&self.head.t()?)?.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?;
+            product(&hidden, &self.head.t()?)?.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?;
         match rewards.iter().position(|r| !r.is_finite()) {
             Some(i) => Err(Error::NotFinite(format!("reward {i} of the batch"))),
             None => Ok(rewards),

@@ -9,12 +9,14 @@
 //! on any candle device; f32 on the CPU takes the fused kernels of `cpu`.
 
 pub mod attention;
+pub mod contract;
 mod cpu;
 pub mod linear;
 pub mod mlp;
 pub mod norm;
 pub mod outer;
 pub mod pack;
+pub mod product;
 pub mod rope;
 
 #[cfg(test)]

@@ -50,6 +50,11 @@ pub struct Rated {
 }
 
 impl Estimate {
+    /// A mean without a variance.
+    pub fn certain(mean: f64) -> Self {
+        Self { mean, variance: None }
+    }
+
     /// Refuses an estimate that is not a number, or whose variance is negative, or missing where it is wanted.
     pub fn finite(self, want: Want) -> Result<Self> {
         if !self.mean.is_finite() {
@@ -94,6 +99,15 @@ pub struct Scorer {
 }
 
 impl Scorer {
+    /// Puts a model and its posterior together, and drops what scoring does not need.
+    pub fn new(mut model: RewardModel, posterior: Option<Posterior>) -> Self {
+        model.freeze();
+        if posterior.is_none() {
+            model.forward_only();
+        }
+        Self { model, posterior }
+    }
+
     /// Returns what can be computed of `wanted`: no variance without a posterior.
     pub fn able(&self, wanted: Want) -> Want {
         if self.posterior.is_some() { wanted } else { Want::Mean }
@@ -102,32 +116,46 @@ impl Scorer {
 
 impl Score for Scorer {
     fn score(&mut self, batch: &[&TokenSeq], want: Want) -> Result<Vec<Estimate>> {
-        let packed = Packed::sequences(batch.iter().copied());
-        match self.posterior.as_ref().filter(|_| want == Want::MeanAndVariance) {
-            None => {
-                let means = self.model.rewards(&packed)?;
-                Ok(means.into_iter().map(|mean| Estimate { mean, variance: None }).collect())
-            }
-            Some(posterior) => {
-                let (means, variances) = with_variances(&self.model, posterior, &packed, 1)?;
-                let both = means.into_iter().zip(variances);
-                Ok(both.map(|(mean, variance)| Estimate { mean, variance: Some(variance) }).collect())
+        let posterior = self.posterior.as_ref().filter(|_| want == Want::MeanAndVariance);
+        let mut estimates = Vec::with_capacity(batch.len());
+        let limit = std::env::var("PASS").map(|x| x.parse().unwrap()).unwrap_or(512usize);
+        for pass in passes(batch, limit) {
+            let packed = Packed::sequences(pass.iter().copied());
+            match posterior {
+                None => estimates.extend(self.model.rewards(&packed)?.into_iter().map(Estimate::certain)),
+                Some(posterior) => {
+                    let (means, variances) = with_variances(&self.model, posterior, &packed, 1)?;
+                    let both = means.into_iter().zip(variances);
+                    estimates
+                        .extend(both.map(|(mean, variance)| Estimate { mean, variance: Some(variance) }));
+                }
             }
         }
+        Ok(estimates)
     }
 
     fn warm_up(&mut self, sequence: &TokenSeq) -> Result<()> {
         let want = self.able(Want::MeanAndVariance);
-        let estimates = match want {
-            Want::MeanAndVariance => self.score(&[sequence], want)?,
-            // No variance to compute, but the Jacobians are formed all the same.
-            Want::Mean => {
-                let means = jacobians(&self.model, &Packed::sequences([sequence]), 1, |_, _| Ok(()))?;
-                means.into_iter().map(|mean| Estimate { mean, variance: None }).collect()
-            }
-        };
+        let estimates = self.score(&[sequence], want)?;
         estimates.into_iter().try_for_each(|estimate| estimate.finite(want).map(drop))
     }
+}
+
+/// Runs of sequences of at most `limit` tokens; one that is longer is a run of its own.
+fn passes<'a, 'b>(batch: &'b [&'a TokenSeq], limit: usize) -> Vec<&'b [&'a TokenSeq]> {
+    let mut passes = Vec::new();
+    let mut rest = batch;
+    while !rest.is_empty() {
+        let mut tokens = 0;
+        let fits = |sequence: &&&TokenSeq| {
+            tokens += sequence.ids.len();
+            tokens <= limit
+        };
+        let (now, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+        passes.push(now);
+        rest = later;
+    }
+    passes
 }
 
 /// Rewards, and the variance of each group's combination of them: of the reward itself where a group has one, of the
@@ -160,8 +188,8 @@ fn jacobians(
     let trace = model.forward(packed)?;
     let cotangents: Vec<f64> =
         (0..packed.pooled.len()).map(|i| if i % rewards_per_group == 0 { 1.0 } else { -1.0 }).collect();
-    let mut sink = Jacobians::new(&packed.groups, consume);
-    model.backward(packed, &trace, &cotangents, &mut sink)?;
+    let mut sink = Jacobians::new(packed, consume);
+    model.backward(&trace, &cotangents, &mut sink)?;
     Ok(trace.rewards().to_vec())
 }
 
@@ -198,7 +226,7 @@ pub fn in_batches(
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, path::Path};
+    use std::path::Path;
 
     use candle_core::{DType, Device};
 
@@ -214,21 +242,26 @@ mod tests {
         let base = Checkpoint::open(&folder.join("base")).unwrap();
         let adapter = Adapter::load(&folder.join("adapter"), &base.config).unwrap();
         let model = RewardModel::new(&base, Some(&adapter), DType::F32, &Device::Cpu).unwrap();
-        Scorer { model, posterior: None }
+        Scorer::new(model, None)
     }
 
     #[test]
-    fn a_warm_up_goes_back_through_every_block_without_a_posterior() {
+    fn passes_keep_the_order_and_the_limit() {
+        let sequences =
+            [3, 4, 9, 2, 1, 1].map(|n| TokenSeq { ids: vec![0; n], pooled: n - 1, truncated: false });
+        let batch: Vec<&TokenSeq> = sequences.iter().collect();
+        let lengths: Vec<Vec<usize>> =
+            passes(&batch, 7).iter().map(|pass| pass.iter().map(|s| s.ids.len()).collect()).collect();
+        assert_eq!(lengths, [vec![3, 4], vec![9], vec![2, 1, 1]]);
+    }
+
+    #[test]
+    fn without_a_posterior_it_warms_up_and_scores() {
         let sequence = TokenSeq { ids: vec![0; 8], pooled: 7, truncated: false };
         let mut scorer = scorer();
         scorer.warm_up(&sequence).unwrap();
-        let mut seen = BTreeSet::new();
-        jacobians(&scorer.model, &Packed::sequences([&sequence]), 1, |name, _| {
-            seen.insert(name.to_owned());
-            Ok(())
-        })
-        .unwrap();
-        assert_eq!(seen, scorer.model.blocks().into_keys().collect());
+        let estimates = scorer.score(&[&sequence, &sequence], Want::MeanAndVariance).unwrap();
+        assert!(estimates.iter().all(|e| e.mean.is_finite() && e.variance.is_none()));
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl Trainer {
             loss += value;
             right += trace.rewards().chunks_exact(2).filter(|r| r[0] > r[1]).count();
             let mut sink = Gradients::default();
-            self.model.backward(&packed, &trace, &cotangents, &mut sink)?;
+            self.model.backward(&trace, &cotangents, &mut sink)?;
             add(&mut gradients, sink.0)?;
         }
         let gradient_norm = norm(&gradients)?;

@@ -1,7 +1,7 @@
 //! The embedded base answers as it should, so GGUF, rotary embedding, tokenizer and template are known to be right; and
 //! the embedded default is served with its posterior.
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, DType, Device};
 use rewarden::{
     item::{Input, Message},
     model::{
@@ -53,8 +53,7 @@ fn the_capital_of_france_is_paris() {
 fn greedy(model: &RewardModel, ids: &[u32]) -> u32 {
     let sequence = TokenSeq { ids: ids.to_vec(), pooled: ids.len() - 1, truncated: false };
     let hidden = model.hidden(&Packed::sequences([&sequence])).unwrap();
-    let last: Tensor = hidden.narrow(0, ids.len() - 1, 1).unwrap();
-    let logits = last.matmul(&model.embedding().t().unwrap()).unwrap();
+    let logits = hidden.matmul(&model.embedding().t().unwrap()).unwrap();
     logits.argmax(D::Minus1).unwrap().to_vec1::<u32>().unwrap()[0]
 }
 

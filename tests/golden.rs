@@ -110,7 +110,7 @@ fn the_backward_through_the_model_equals_finite_differences() {
     let packed = Packed::pairs(examples.iter().take(2).map(|e| (&e.chosen, &e.rejected)));
     let cotangents = [1.0, -0.7, 0.4, 1.3];
     let mut sink = Gradients::default();
-    model.backward(&packed, &model.forward(&packed).unwrap(), &cotangents, &mut sink).unwrap();
+    model.backward(&model.forward(&packed).unwrap(), &cotangents, &mut sink).unwrap();
     assert_eq!(sink.0.keys().collect::<Vec<_>>(), model.blocks().keys().collect::<Vec<_>>());
     for (name, block) in model.blocks() {
         let values: Vec<f64> = block.flatten_all().unwrap().to_vec1().unwrap();
@@ -177,11 +177,11 @@ fn by_block(
     let packed = Packed::sequences(sequences);
     let trace = model.forward(&packed).unwrap();
     let mut blocks = BTreeMap::new();
-    let mut sink = Jacobians::new(&packed.groups, |name, jacobians| {
+    let mut sink = Jacobians::new(&packed, |name, jacobians| {
         blocks.insert(name.to_owned(), posterior.blocks[name].variances(jacobians)?);
         Ok(())
     });
-    model.backward(&packed, &trace, &vec![1.0; sequences.len()], &mut sink).unwrap();
+    model.backward(&trace, &vec![1.0; sequences.len()], &mut sink).unwrap();
     blocks
 }
 
@@ -221,13 +221,13 @@ fn covariances_and_preferences_are_those_of_autograd() {
             let trace = model.forward(&packed).unwrap();
             let n = members.len();
             let mut covariance = vec![vec![0.0; n]; n];
-            let mut sink = Jacobians::new(&packed.groups, |name, jacobians| {
+            let mut sink = Jacobians::new(&packed, |name, jacobians| {
                 for (sums, row) in covariance.iter_mut().zip(posterior.blocks[name].covariance(jacobians)?) {
                     sums.iter_mut().zip(row).for_each(|(sum, c)| *sum += c);
                 }
                 Ok(())
             });
-            model.backward(&packed, &trace, &vec![1.0; n], &mut sink).unwrap();
+            model.backward(&trace, &vec![1.0; n], &mut sink).unwrap();
             for (i, j) in (0..n).flat_map(|i| (0..n).map(move |j| (i, j))) {
                 let want = |what: &str| group[what][i][j].as_f64().unwrap();
                 let scale = (covariance[i][i] * covariance[j][j]).sqrt();
@@ -254,12 +254,12 @@ fn the_variance_of_a_pair_is_that_of_the_difference_with_the_prompt_computed_onc
             let both = Packed::sequences([&example.chosen, &example.rejected]);
             let trace = model.forward(&both).unwrap();
             let mut want = 0.0;
-            let mut sink = Jacobians::new(&both.groups, |name, jacobians| {
+            let mut sink = Jacobians::new(&both, |name, jacobians| {
                 let c = posterior.blocks[name].covariance(jacobians)?;
                 want += c[0][0] + c[1][1] - 2.0 * c[0][1];
                 Ok(())
             });
-            model.backward(&both, &trace, &[1.0, 1.0], &mut sink).unwrap();
+            model.backward(&trace, &[1.0, 1.0], &mut sink).unwrap();
             assert!((got - want).abs() <= 1e-3 * want, "{got} is not {want}");
         }
     }

@@ -4,7 +4,7 @@ use crate::{
     Error, Result,
     model::{RewardModel, adapter::Adapter, checkpoint::Checkpoint},
     posterior::{Posterior, Target, store},
-    score::Scorer,
+    score::{Scorer, Want},
 };
 use candle_core::{DType, Device};
 use std::{
@@ -99,10 +99,19 @@ impl Opened {
         Ok(Self { base, adapter, folder, model })
     }
 
-    /// The model with the posterior in the adapter's folder, where there is one.
-    pub fn scorer(&self) -> Result<Scorer> {
+    /// The model, ready to score and nothing else: with the posterior in the adapter's folder, where there is one and a
+    /// variance may be wanted.
+    pub fn into_scorer(self, want: Want) -> Result<Scorer> {
+        let posterior = match want {
+            Want::Mean => None,
+            Want::MeanAndVariance => self.posterior()?,
+        };
+        Ok(Scorer::new(self.model, posterior))
+    }
+
+    fn posterior(&self) -> Result<Option<Posterior>> {
         let path = self.folder.as_ref().map(|folder| folder.join(store::FILE));
-        let posterior = match (&self.adapter, path.filter(|path| path.exists())) {
+        match (&self.adapter, path.filter(|path| path.exists())) {
             (Some(adapter), Some(path)) => {
                 let (trainable, template) = (self.model.shapes(), self.base.encoder.template_sha256());
                 let target = Target {
@@ -112,11 +121,10 @@ impl Opened {
                 };
                 let (posterior, warnings) = Posterior::load_for(&path, target)?;
                 warnings.iter().for_each(|warning| tracing::warn!("{}: {warning}", path.display()));
-                Some(posterior)
+                Ok(Some(posterior))
             }
-            _ => None,
-        };
-        Ok(Scorer { model: self.model.clone(), posterior })
+            _ => Ok(None),
+        }
     }
 }
 

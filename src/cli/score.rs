@@ -1,10 +1,6 @@
 //! `rewarden score`: items of a file become lines of means, variances and conservative scores.
 
-use super::{
-    model::{ModelArgs, Opened},
-    output::write_stdout,
-    progress::Progress,
-};
+use super::{model::ModelArgs, output::write_stdout, progress::Progress};
 use crate::{
     Error, Result,
     data::lines::{Lines, at_line},
@@ -13,12 +9,13 @@ use crate::{
         Estimate, Rated, Want, in_batches,
         penalty::{Kind, Penalty},
     },
-    text::{Limit, TokenSeq, Truncation},
+    text::{Encoder, Limit, TokenSeq, Truncation},
 };
 use serde::Serialize;
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
@@ -90,11 +87,14 @@ impl Score {
         let penalty = Penalty::new(self.penalty, self.k)?;
         let started = Instant::now();
         let opened = self.model.open()?;
-        let mut scorer = opened.scorer()?;
+        let (encoder, longest) = (Arc::clone(&opened.base.encoder), opened.base.config.max_length);
+        let want = if self.no_variance { Want::Mean } else { Want::MeanAndVariance };
+        let mut scorer = opened.into_scorer(want)?;
+        let want = scorer.able(want);
         let load_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
-        let (name, items) = self.read(&opened)?;
-        let want = scorer.able(if self.no_variance { Want::Mean } else { Want::MeanAndVariance });
+        let max_length = self.max_length.unwrap_or(usize::MAX).min(longest);
+        let (name, items) = self.read(&encoder, max_length)?;
         let sequences: Vec<TokenSeq> = items.iter().map(|item| item.sequence.clone()).collect();
         let tokens = sequences.iter().map(|sequence| sequence.ids.len()).sum();
         let mut progress = Progress::new(0, tokens);
@@ -118,15 +118,14 @@ impl Score {
     }
 
     /// The input's name, and its items as token sequences.
-    fn read(&self, opened: &Opened) -> Result<(PathBuf, Vec<Scorable>)> {
-        let max_length = self.max_length.unwrap_or(usize::MAX).min(opened.base.config.max_length);
+    fn read(&self, encoder: &Encoder, max_length: usize) -> Result<(PathBuf, Vec<Scorable>)> {
         let limit = Limit { max_length, truncation: self.truncation };
         let lines = Lines::<Item<Id>>::open(&self.input)?;
         let name = lines.path().to_owned();
         let scorable = |line| {
             let (line, mut item): (usize, Item<Id>) = line?;
             let id = item.id.take();
-            let encoded = item.parse().and_then(|input| opened.base.encoder.encode(&input, &limit));
+            let encoded = item.parse().and_then(|input| encoder.encode(&input, &limit));
             let sequence = encoded.map_err(|e| wrong(&name, line, id.as_ref(), e))?;
             Ok(Scorable { line, id, sequence })
         };

@@ -8,6 +8,7 @@ use crate::{
         registry::{Model, Served},
     },
     http::{self, App},
+    score::Want,
     telemetry::metrics::Metrics,
 };
 use clap::builder::RangedU64ValueParser;
@@ -112,7 +113,6 @@ impl Serve {
             adapters.push(NamedAdapter { name: DEFAULT.into(), path: embedded(super::model::ADAPTER)? });
         }
         let base = self.base.open()?;
-        let encoder_of = |opened: &Opened| Arc::clone(&opened.base.encoder);
         let mut models = Vec::new();
         let folders: Vec<_> = match adapters.is_empty() {
             true => vec![(DEFAULT.to_owned(), None)],
@@ -120,10 +120,11 @@ impl Serve {
         };
         for (name, folder) in folders {
             let opened = Opened::new(base.clone(), folder)?;
-            let scorer = opened.scorer()?;
+            let encoder = Arc::clone(&opened.base.encoder);
             let max_length = self.limits.max_length.unwrap_or(usize::MAX).min(opened.base.config.max_length);
+            let scorer = opened.into_scorer(Want::MeanAndVariance)?;
             let has_posterior = scorer.posterior.is_some();
-            let served = Served { name, encoder: encoder_of(&opened), max_length, has_posterior };
+            let served = Served { name, encoder, max_length, has_posterior };
             models.push(Model { served, scorer: Box::new(scorer) });
         }
         Ok(models)

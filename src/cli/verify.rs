@@ -72,7 +72,7 @@ impl Verify {
         }
         let variances = expected.iter().any(|expected| expected.variance.is_some());
         let want = if variances { Want::MeanAndVariance } else { Want::Mean };
-        let mut scorer = opened.scorer()?;
+        let mut scorer = opened.into_scorer(want)?;
         if scorer.able(want) != want {
             return Err(Error::file(&self.reference, "variances are given, but the model has no posterior"));
         }

@@ -4,10 +4,10 @@ use crate::{
     Result,
     model::{
         RewardModel,
-        sink::Sink,
-        site::{Factor, Site},
+        sink::{Rows, Sink, Visit},
+        site::Factor,
     },
-    nn::{linear::Lora, pack::Packed},
+    nn::pack::Packed,
     posterior::fit::{Factors, HeadFactor},
     train::{
         Example,
@@ -47,8 +47,9 @@ impl First {
         let tokens = packed.groups.iter().enumerate();
         let per_token =
             tokens.flat_map(|(i, tokens)| tokens.clone().map(move |_| i / 2)).map(|n| weights[n]).collect();
-        let mut sink = FactorSink { first: self, per_token, per_pair: &weights };
-        model.backward(&packed, &trace, &vec![1.0; 2 * batch.len()], &mut sink)?;
+        let per_reward = (0..packed.pooled.len()).map(|i| weights[i / 2]).collect();
+        let mut sink = FactorSink { first: self, per_token, per_reward, per_pair: &weights };
+        model.backward(&trace, &vec![1.0; 2 * batch.len()], &mut sink)?;
         self.weights.push(weights);
         Ok(())
     }
@@ -57,20 +58,28 @@ impl First {
 struct FactorSink<'a> {
     first: &'a mut First,
     per_token: Vec<f64>,
+    per_reward: Vec<f64>,
     per_pair: &'a [f64],
 }
 
 impl FactorSink<'_> {
-    fn add(&mut self, name: String, x: &Tensor, g: &Tensor) -> Result<()> {
+    fn add(&mut self, name: String, rows: Rows, x: &Tensor, g: &Tensor) -> Result<()> {
         let factors = self.first.factors.entry(name);
-        factors.or_insert(Factors::new(g.dim(1)?, x.dim(1)?)).add(x, g, &self.per_token)
+        let weights = match rows {
+            Rows::All => &self.per_token,
+            Rows::Pooled => &self.per_reward,
+        };
+        factors.or_insert(Factors::new(g.dim(1)?, x.dim(1)?)).add(x, g, weights)
     }
 }
 
 impl Sink for FactorSink<'_> {
-    fn site(&mut self, site: Site, lora: &Lora, x: &Tensor, g: &Tensor) -> Result<()> {
-        self.add(site.block(Factor::A), x, &lora.down_gradient(g)?)?;
-        self.add(site.block(Factor::B), &lora.down(x)?, &lora.up_gradient(g)?)
+    fn visit(&mut self, visit: &Visit) -> Result<()> {
+        for (site, lora, g) in visit.sites()? {
+            self.add(site.block(Factor::A), visit.rows, visit.x, &lora.down_gradient(&g)?)?;
+            self.add(site.block(Factor::B), visit.rows, &lora.down(visit.x)?, &lora.up_gradient(&g)?)?;
+        }
+        Ok(())
     }
 
     fn head(&mut self, hidden: &Tensor, _: &Tensor) -> Result<()> {

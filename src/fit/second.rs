@@ -33,11 +33,11 @@ impl Second {
         let trace = model.forward(&packed)?;
         let cotangents = [1.0, -1.0].repeat(batch.len());
         let sums = &mut self.sums;
-        let mut sink = Jacobians::new(&packed.groups, |name, d| match sums.get_mut(name) {
+        let mut sink = Jacobians::new(&packed, |name, d| match sums.get_mut(name) {
             Some(sum) => sum.add(d, weights),
             None => Ok(()),
         });
-        model.backward(&packed, &trace, &cotangents, &mut sink)?;
+        model.backward(&trace, &cotangents, &mut sink)?;
         self.batches += 1;
         Ok(())
     }

@@ -1,35 +1,87 @@
 //! One decoder layer: x + o(attention(norm(x))), then + down(swiglu(norm(·))); its backward in reverse order.
+//!
+//! Of the last layer only the pooled tokens are read, and the same holds for everything in it that follows the attention:
+//! from there on it is computed for their rows alone, in both directions.
 
 use super::{
     config::Config,
-    sink::Sink,
-    site::{Projection, Site},
+    sink::{Rows, Sink, Visit},
+    site::Projection,
 };
 use crate::Result;
 use crate::nn::{
-    attention::{attention, attention_backward},
+    attention::{Heads, attention, attention_backward},
     linear::{Linear, Lora},
     mlp::{swiglu, swiglu_backward},
     norm::{rms_norm, rms_norm_backward},
-    pack::Segment,
+    pack::{Packed, Query},
     rope::Rotation,
 };
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 
 /// What every layer needs to know of the batch.
 pub(super) struct Batch<'a> {
-    pub segments: &'a [Segment],
-    pub rotation: &'a Rotation,
-    pub config: &'a Config,
+    config: &'a Config,
+    heads: Heads,
+    rotation: Rotation,
+    /// Every token.
+    all: Vec<Query>,
+    /// The pooled tokens, and their indices (M).
+    pooled: (Vec<Query>, Tensor),
+}
+
+impl<'a> Batch<'a> {
+    pub fn new(packed: &Packed, config: &'a Config, dtype: DType, device: &Device) -> Result<Self> {
+        let frequencies = config.rope.frequencies(config.head_dim);
+        let pooled: Vec<u32> = packed.pooled.iter().map(|i| *i as u32).collect();
+        let rows = Tensor::new(pooled, device)?;
+        Ok(Self {
+            config,
+            heads: Heads { heads: config.heads, groups: config.kv_heads, size: config.head_dim },
+            rotation: Rotation::new(&packed.positions, &frequencies, dtype, device)?,
+            all: Query::all(&packed.segments),
+            pooled: (Query::some(&packed.segments, &packed.pooled), rows),
+        })
+    }
+
+    fn queries(&self, rows: Rows) -> &[Query] {
+        match rows {
+            Rows::All => &self.all,
+            Rows::Pooled => &self.pooled.0,
+        }
+    }
+
+    /// Heads that are rotated: of the queries and keys.
+    fn rotated(&self) -> usize {
+        self.heads.heads + self.heads.groups
+    }
+
+    /// The rows of (N, C) that are computed.
+    pub fn pick(&self, rows: Rows, x: &Tensor) -> candle_core::Result<Tensor> {
+        match rows {
+            Rows::All => Ok(x.clone()),
+            Rows::Pooled => x.index_select(&self.pooled.1, 0),
+        }
+    }
+
+    /// Undoes [`Batch::pick`] for a gradient, which is zero elsewhere; `like` has all rows.
+    fn spread(&self, rows: Rows, dx: Tensor, like: &Tensor) -> candle_core::Result<Tensor> {
+        match rows {
+            Rows::All => Ok(dx),
+            Rows::Pooled => like.zeros_like()?.index_add(&self.pooled.1, &dx, 0),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Layer {
     pub index: usize,
+    /// What of its output is read.
+    pub rows: Rows,
     pub input_norm: Tensor,
     pub post_norm: Tensor,
-    /// In the order of [`Projection::ALL`].
-    pub linears: [Linear; 7],
+    /// In the order of [`Projection::TOGETHER`].
+    pub linears: [Linear; 4],
 }
 
 /// What the backward reads again. The norms, the gated activation and the attention's probabilities are cheap to
@@ -37,89 +89,86 @@ pub(super) struct Layer {
 pub(super) struct Trace {
     /// (N, C)
     x: Tensor,
-    /// Rotated: (N, H, D), (N, G, D); v (N, G, D)
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    /// Attention's output, (N, H D)
+    /// Queries and keys rotated, (N, (H + 2 G) D).
+    qkv: Tensor,
+    /// Attention's output, (R, H D), for the rows that are computed.
     mixed: Tensor,
-    /// After the attention's residual, (N, C)
+    /// After the attention's residual, (R, C)
     middle: Tensor,
-    /// (N, F)
-    gate: Tensor,
-    up: Tensor,
+    /// (R, 2 F)
+    gate_up: Tensor,
 }
 
 impl Layer {
-    pub fn linear(&self, projection: Projection) -> &Linear {
-        &self.linears[projection as usize]
-    }
-
-    /// (N, C) -> (N, C), with what [`Layer::backward`] reads.
+    /// (N, C) -> (R, C), with what [`Layer::backward`] reads.
     pub fn forward(&self, x: &Tensor, batch: &Batch) -> Result<(Tensor, Trace)> {
-        use Projection::*;
-        let Config { heads, kv_heads, head_dim, rms_norm_eps: eps, .. } = *batch.config;
-        let tokens = x.dim(0)?;
+        let [to_qkv, o, to_gate_up, down] = &self.linears;
+        let eps = batch.config.rms_norm_eps;
         let n = rms_norm(x, &self.input_norm, eps)?;
-        // (N, H D) -> (N, H, D)
-        let q = self.linear(Q).forward(&n)?.reshape((tokens, heads, head_dim))?;
-        let k = self.linear(K).forward(&n)?.reshape((tokens, kv_heads, head_dim))?;
-        let v = self.linear(V).forward(&n)?.reshape((tokens, kv_heads, head_dim))?;
-        let (q, k) = (batch.rotation.apply(&q)?, batch.rotation.apply(&k)?);
-        let mixed = attention(&q, &k, &v, batch.segments)?.flatten_from(1)?;
-        let middle = (x + self.linear(O).forward(&mixed)?)?;
+        let qkv = batch.rotation.apply(to_qkv.forward(&n)?, batch.rotated())?;
+        let mixed = attention(&qkv, batch.heads, batch.queries(self.rows))?;
+        let middle = o.forward_added(&mixed, &batch.pick(self.rows, x)?)?;
         let n = rms_norm(&middle, &self.post_norm, eps)?;
-        let (gate, up) = (self.linear(Gate).forward(&n)?, self.linear(Up).forward(&n)?);
-        let y = (&middle + self.linear(Down).forward(&swiglu(&gate, &up)?)?)?;
-        Ok((y, Trace { x: x.clone(), q, k, v, mixed, middle, gate, up }))
+        let gate_up = to_gate_up.forward(&n)?;
+        let y = down.forward_added(&swiglu(&gate_up)?, &middle)?;
+        Ok((y, Trace { x: x.clone(), qkv, mixed, middle, gate_up }))
     }
 
-    /// Gradient of the input, (N, C) -> (N, C); every site with an update is shown to `sink`.
+    /// Gradient of the input, (R, C) -> (N, C); every site with an update is shown to `sink`.
     pub fn backward(&self, trace: &Trace, batch: &Batch, dy: &Tensor, sink: &mut dyn Sink) -> Result<Tensor> {
-        use Projection::*;
-        let Trace { x, q, k, v, mixed, middle, gate, up } = trace;
-        let Config { heads, head_dim, rms_norm_eps: eps, .. } = *batch.config;
-        let tokens = x.dim(0)?;
-        let dact = self.through(Down, || swiglu(gate, up), dy, sink)?;
-        let (dgate, dup) = swiglu_backward(gate, up, &dact)?;
+        let [to_qkv, o, to_gate_up, down] = &self.linears;
+        let Trace { x, qkv, mixed, middle, gate_up } = trace;
+        let eps = batch.config.rms_norm_eps;
+        let (dgate_up, act) = swiglu_backward(gate_up, &down.backward(dy)?)?;
+        self.show(3, &act, dy, sink)?;
+        drop(act);
         let n = rms_norm(middle, &self.post_norm, eps)?;
-        let dn = (self.through(Gate, || Ok(n.clone()), &dgate, sink)?
-            + self.through(Up, || Ok(n.clone()), &dup, sink)?)?;
-        let dmiddle = (dy + rms_norm_backward(middle, &self.post_norm, eps, &dn)?)?;
-        let dmixed = self.through(O, || Ok(mixed.clone()), &dmiddle, sink)?;
-        let dmixed = dmixed.reshape((tokens, heads, head_dim))?;
-        let (dq, dk, dv) = attention_backward(q, k, v, batch.segments, &dmixed)?;
-        let (dq, dk) = (batch.rotation.apply_backward(&dq)?, batch.rotation.apply_backward(&dk)?);
+        self.show(2, &n, &dgate_up, sink)?;
+        let dn = to_gate_up.backward(&dgate_up)?;
+        let dmiddle = rms_norm_backward(middle, &self.post_norm, eps, &dn, dy)?;
+        self.show(1, mixed, &dmiddle, sink)?;
+        let dqkv = attention_backward(qkv, batch.heads, batch.queries(self.rows), &o.backward(&dmiddle)?)?;
+        let dqkv = batch.rotation.apply_backward(dqkv, batch.rotated())?;
         let n = rms_norm(x, &self.input_norm, eps)?;
-        let dn = self.through(Q, || Ok(n.clone()), &dq.flatten_from(1)?, sink)?;
-        let dn = (dn + self.through(K, || Ok(n.clone()), &dk.flatten_from(1)?, sink)?)?;
-        let dn = (dn + self.through(V, || Ok(n.clone()), &dv.flatten_from(1)?, sink)?)?;
-        Ok((dmiddle + rms_norm_backward(x, &self.input_norm, eps, &dn)?)?)
+        self.show(0, &n, &dqkv, sink)?;
+        let beside = batch.spread(self.rows, dmiddle, x)?;
+        Ok(rms_norm_backward(x, &self.input_norm, eps, &to_qkv.backward(&dqkv)?, &beside)?)
     }
 
-    /// Backward of one projection, whose input is formed only where a sink wants to see it.
-    fn through(
-        &self,
-        projection: Projection,
-        input: impl FnOnce() -> candle_core::Result<Tensor>,
-        dy: &Tensor,
-        sink: &mut dyn Sink,
-    ) -> Result<Tensor> {
-        let linear = self.linear(projection);
-        if let Some(lora) = linear.lora() {
-            sink.site(Site { layer: self.index, projection }, lora, &input()?, dy)?;
+    /// Shows the linear layers of one input and their output gradients.
+    fn show(&self, group: usize, x: &Tensor, g: &Tensor, sink: &mut dyn Sink) -> Result<()> {
+        let linear = &self.linears[group];
+        if !linear.has_lora() {
+            return Ok(());
         }
-        Ok(linear.backward(dy)?)
+        // The attention is the last that sees all tokens.
+        let rows = if group == 0 { Rows::All } else { self.rows };
+        sink.visit(&Visit { layer: self.index, projections: Projection::TOGETHER[group], linear, rows, x, g })
     }
 
-    /// Puts another update on one projection.
-    pub fn assign(&mut self, projection: Projection, lora: Lora) -> Result<()> {
-        let linear = &mut self.linears[projection as usize];
-        *linear = linear.with_lora(lora)?;
+    /// The updates, by projection.
+    pub fn updates(&self) -> impl Iterator<Item = (Projection, &Lora)> {
+        let groups = Projection::TOGETHER.into_iter().zip(&self.linears);
+        groups.flat_map(|(projections, linear)| {
+            let updates = projections.iter().zip(linear.parts());
+            updates.filter_map(|(projection, (_, lora))| Some((*projection, lora?)))
+        })
+    }
+
+    /// Puts other updates on some projections.
+    pub fn assign(&mut self, updates: &[(Projection, Lora)]) -> Result<()> {
+        for (projections, linear) in Projection::TOGETHER.iter().zip(&mut self.linears) {
+            let index = |p: &Projection| projections.iter().position(|other| other == p);
+            let changed: Vec<(usize, Lora)> =
+                updates.iter().filter_map(|(p, lora)| Some((index(p)?, lora.clone()))).collect();
+            if !changed.is_empty() {
+                *linear = linear.with_lora(changed)?;
+            }
+        }
         Ok(())
     }
 
     pub fn has_lora(&self) -> bool {
-        self.linears.iter().any(|linear| linear.lora().is_some())
+        self.linears.iter().any(Linear::has_lora)
     }
 }

@@ -3,15 +3,56 @@
 //! [`Gradients`] sums over the batch, for training. [`Jacobians`] keeps groups (sequences, or pairs) apart and hands each
 //! block's stack of Jacobians on as soon as it is formed, so that no more than one block's is ever held.
 
-use super::site::{Factor, HEAD, Site};
+use super::site::{Factor, HEAD, Projection, Site};
 use crate::Result;
-use crate::nn::{linear::Lora, outer::outer};
+use crate::nn::{
+    linear::{Linear, Lora},
+    outer::outer,
+    pack::Packed,
+    product::product,
+};
 use candle_core::Tensor;
 use std::{collections::BTreeMap, ops::Range};
 
+/// The tokens that a layer's rows stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    /// Every token of the packed batch.
+    All,
+    /// The pooled tokens, in the order of the rewards.
+    Pooled,
+}
+
+/// Linear layers of one input, some with updates, as the backward passes them.
+pub struct Visit<'a> {
+    pub layer: usize,
+    /// In the order of the linear layer's parts.
+    pub projections: &'static [Projection],
+    pub linear: &'a Linear,
+    pub rows: Rows,
+    /// Inputs, (R, d_in).
+    pub x: &'a Tensor,
+    /// Gradients of all outputs, (R, d_out).
+    pub g: &'a Tensor,
+}
+
+impl<'a> Visit<'a> {
+    /// Every site with an update, and the gradients of its own outputs, (R, d_out).
+    pub fn sites(&self) -> Result<Vec<(Site, &'a Lora, Tensor)>> {
+        let mut sites = Vec::with_capacity(self.projections.len());
+        for (projection, (outputs, lora)) in self.projections.iter().zip(self.linear.parts()) {
+            if let Some(lora) = lora {
+                let g = self.g.narrow(1, outputs.start, outputs.len())?;
+                sites.push((Site { layer: self.layer, projection: *projection }, lora, g));
+            }
+        }
+        Ok(sites)
+    }
+}
+
 pub trait Sink {
-    /// A linear layer with an update: its inputs `x` (N, d_in) and output gradients `g` (N, d_out).
-    fn site(&mut self, site: Site, lora: &Lora, x: &Tensor, g: &Tensor) -> Result<()>;
+    /// Linear layers of one input; at least one has an update.
+    fn visit(&mut self, visit: &Visit) -> Result<()>;
 
     /// The reward head: the hidden states it read (M, C), and the cotangents of the rewards (M, 1).
     fn head(&mut self, hidden: &Tensor, cotangents: &Tensor) -> Result<()>;
@@ -22,11 +63,14 @@ pub trait Sink {
 pub struct Gradients(pub BTreeMap<String, Tensor>);
 
 impl Sink for Gradients {
-    fn site(&mut self, site: Site, lora: &Lora, x: &Tensor, g: &Tensor) -> Result<()> {
-        let da = lora.down_gradient(g)?.t()?.matmul(x)?;
-        let db = lora.up_gradient(g)?.t()?.matmul(&lora.down(x)?)?;
-        self.0.insert(site.block(Factor::A), da);
-        self.0.insert(site.block(Factor::B), db);
+    fn visit(&mut self, visit: &Visit) -> Result<()> {
+        for (site, lora, g) in visit.sites()? {
+            let da = product(&lora.down_gradient(&g)?.t()?, visit.x)?;
+            // s g^T h, with the scale on the narrow side.
+            let db = product(&g.t()?, &(lora.down(visit.x)? * lora.scale)?)?;
+            self.0.insert(site.block(Factor::A), da);
+            self.0.insert(site.block(Factor::B), db);
+        }
         Ok(())
     }
 
@@ -38,33 +82,41 @@ impl Sink for Gradients {
 
 /// Jacobians of each group's (weighted) reward, stacked per block: (groups, rows, columns), shown to `consume`.
 pub struct Jacobians<'a, F> {
-    groups: &'a [Range<usize>],
+    tokens: &'a [Range<usize>],
+    pooled: Vec<Range<usize>>,
     consume: F,
 }
 
 impl<'a, F: FnMut(&str, &Tensor) -> Result<()>> Jacobians<'a, F> {
     /// For the groups of the packed batch that is walked back.
-    pub fn new(groups: &'a [Range<usize>], consume: F) -> Self {
-        Self { groups, consume }
+    pub fn new(packed: &'a Packed, consume: F) -> Self {
+        Self { tokens: &packed.groups, pooled: packed.pooled_groups(), consume }
     }
 }
 
 impl<F: FnMut(&str, &Tensor) -> Result<()>> Sink for Jacobians<'_, F> {
-    fn site(&mut self, site: Site, lora: &Lora, x: &Tensor, g: &Tensor) -> Result<()> {
-        // J_A = sum_t (s B^T g_t) x_t^T
-        let ja = outer(&lora.down_gradient(g)?, x, self.groups)?;
-        (self.consume)(&site.block(Factor::A), &ja)?;
-        // J_B = s sum_t g_t h_t^T: the scale goes on the narrow side.
-        let jb = outer(g, &(lora.down(x)? * lora.scale)?, self.groups)?;
-        (self.consume)(&site.block(Factor::B), &jb)
+    fn visit(&mut self, visit: &Visit) -> Result<()> {
+        let groups = match visit.rows {
+            Rows::All => self.tokens,
+            Rows::Pooled => &self.pooled,
+        };
+        for (site, lora, g) in visit.sites()? {
+            // J_A = sum_t (s B^T g_t) x_t^T
+            let ja = outer(&lora.down_gradient(&g)?, visit.x, groups)?;
+            (self.consume)(&site.block(Factor::A), &ja)?;
+            // J_B = s sum_t g_t h_t^T, formed as its transpose: the long side last, the scale on the narrow one.
+            let jb = outer(&(lora.down(visit.x)? * lora.scale)?, &g, groups)?;
+            (self.consume)(&site.block(Factor::B), &jb.transpose(1, 2)?)?;
+        }
+        Ok(())
     }
 
     fn head(&mut self, hidden: &Tensor, cotangents: &Tensor) -> Result<()> {
         let (rewards, size) = hidden.dims2()?;
-        let each = rewards / self.groups.len();
+        let each = rewards / self.pooled.len();
         let weighted = hidden.broadcast_mul(cotangents)?;
         // (M, C) -> (groups, rewards of a group, C) -> (groups, 1, C)
-        let jacobian = weighted.reshape((self.groups.len(), each, size))?.sum_keepdim(1)?;
+        let jacobian = weighted.reshape((self.pooled.len(), each, size))?.sum_keepdim(1)?;
         (self.consume)(HEAD, &jacobian)
     }
 }

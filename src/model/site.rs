@@ -18,6 +18,10 @@ pub enum Projection {
 impl Projection {
     pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
 
+    /// Layers that read the same input, and are therefore computed as one.
+    pub const TOGETHER: [&'static [Self]; 4] =
+        [&[Self::Q, Self::K, Self::V], &[Self::O], &[Self::Gate, Self::Up], &[Self::Down]];
+
     /// The last part of the module's name in a checkpoint, as in `target_modules`.
     pub fn name(self) -> &'static str {
         match self {

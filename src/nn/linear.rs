@@ -1,9 +1,15 @@
-//! A frozen linear layer with a low-rank update (LoRA, Hu et al., 2021): y = x (W + s B A)^T.
+//! Frozen linear layers with low-rank updates (LoRA, Hu et al., 2021): y = x (W + s B A)^T.
 //!
 //! The update is merged into an effective weight, so that forward and backward cost one matrix product each, as without
 //! an adapter. The factors stay beside it: the gradients of A and B need s B^T g and A x, not the merged weight.
+//!
+//! Layers that read the same input (q, k and v; gate and up) are one matrix, their outputs side by side. The weight
+//! is kept in both orders, for on a CPU a product is only fast where the rows of its right side follow each other: the forward
+//! multiplies by W^T, the backward by W. A model that only ever goes forward drops the second.
 
-use candle_core::{Result, Tensor};
+use super::product::{product, product_added, transposed};
+use candle_core::{Result, Tensor, bail};
+use std::ops::Range;
 
 /// The factors of a low-rank update s B A.
 #[derive(Debug, Clone)]
@@ -19,55 +25,114 @@ pub struct Lora {
 impl Lora {
     /// h = A x of every token: (N, d_in) -> (N, r).
     pub fn down(&self, x: &Tensor) -> Result<Tensor> {
-        x.matmul(&self.a.t()?)
+        product(x, &self.a.t()?)
     }
 
     /// Output gradient of A, s B^T g of every token: (N, d_out) -> (N, r).
     pub fn down_gradient(&self, g: &Tensor) -> Result<Tensor> {
-        g.matmul(&self.b)? * self.scale
+        product(g, &self.b)? * self.scale
     }
 
     /// Output gradient of B, s g of every token: (N, d_out).
     pub fn up_gradient(&self, g: &Tensor) -> Result<Tensor> {
         g * self.scale
     }
+
+    /// W + s B A.
+    fn merged(&self, base: &Tensor) -> Result<Tensor> {
+        product_added(&(&self.b * self.scale)?, &self.a, base)
+    }
 }
 
-/// A linear layer without bias, weights (d_out, d_in).
+/// One of the layers that share an input.
+#[derive(Debug, Clone)]
+struct Part {
+    outputs: usize,
+    /// W, (d_out, d_in), without bias; kept while the update may still change.
+    base: Option<Tensor>,
+    lora: Option<Lora>,
+}
+
+/// Linear layers that read the same input, as one.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    base: Tensor,
-    lora: Option<Lora>,
-    /// W + s B A; shares `base` where there is no update.
-    effective: Tensor,
+    parts: Vec<Part>,
+    /// (W + s B A)^T of all parts side by side, (d_in, d_out).
+    forward: Tensor,
+    /// W + s B A of all parts below each other, (d_out, d_in).
+    backward: Option<Tensor>,
 }
 
 impl Linear {
-    pub fn new(base: Tensor, lora: Option<Lora>) -> Result<Self> {
-        let effective = match &lora {
-            Some(lora) => (&base + (&lora.b * lora.scale)?.matmul(&lora.a)?)?,
-            None => base.clone(),
+    /// W (d_out, d_in) of each layer, without bias, with its update.
+    pub fn new(layers: Vec<(Tensor, Option<Lora>)>) -> Result<Self> {
+        let merged = layers.iter().map(|(base, lora)| match lora {
+            Some(lora) => lora.merged(base),
+            None => Ok(base.clone()),
+        });
+        let merged = merged.collect::<Result<Vec<_>>>()?;
+        let part = |(base, lora): (Tensor, _)| Part { outputs: base.dims()[0], base: Some(base), lora };
+        let parts = layers.into_iter().map(part).collect();
+        let backward = match &merged[..] {
+            [one] => one.clone(),
+            all => Tensor::cat(all, 0)?,
         };
-        Ok(Self { base, lora, effective })
+        Ok(Self { parts, forward: transposed(&backward)?, backward: Some(backward) })
     }
 
-    pub fn lora(&self) -> Option<&Lora> {
-        self.lora.as_ref()
+    /// The rows of its output that belong to each part, with the part's update.
+    pub fn parts(&self) -> impl Iterator<Item = (Range<usize>, Option<&Lora>)> {
+        let rows = self.parts.iter().scan(0, |start, part| {
+            let first = *start;
+            *start += part.outputs;
+            Some(first..*start)
+        });
+        rows.zip(self.parts.iter().map(|part| part.lora.as_ref()))
     }
 
-    /// The same base with another update.
-    pub fn with_lora(&self, lora: Lora) -> Result<Self> {
-        Self::new(self.base.clone(), Some(lora))
+    pub fn has_lora(&self) -> bool {
+        self.parts.iter().any(|part| part.lora.is_some())
+    }
+
+    /// The same bases with other updates, those of `changed` by the index of their layer.
+    pub fn with_lora(&self, changed: impl IntoIterator<Item = (usize, Lora)>) -> Result<Self> {
+        let mut parts = self.parts.clone();
+        for (index, lora) in changed {
+            parts[index].lora = Some(lora);
+        }
+        let layers = parts.into_iter().map(|part| match part.base {
+            Some(base) => Ok((base, part.lora)),
+            None => bail!("the updates of a frozen model do not change"),
+        });
+        Self::new(layers.collect::<Result<_>>()?)
+    }
+
+    /// Drops what only a change of the updates needs.
+    pub fn freeze(&mut self) {
+        self.parts.iter_mut().for_each(|part| part.base = None);
+    }
+
+    /// Drops what only the backward needs.
+    pub fn forward_only(&mut self) {
+        self.backward = None;
     }
 
     /// (N, d_in) -> (N, d_out).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.matmul(&self.effective.t()?)
+        product(x, &self.forward)
+    }
+
+    /// `to` plus the output: (N, d_in), (N, d_out) -> (N, d_out).
+    pub fn forward_added(&self, x: &Tensor, to: &Tensor) -> Result<Tensor> {
+        product_added(x, &self.forward, to)
     }
 
     /// Gradient with respect to the input: (N, d_out) -> (N, d_in).
     pub fn backward(&self, dy: &Tensor) -> Result<Tensor> {
-        dy.matmul(&self.effective)
+        match &self.backward {
+            Some(weight) => product(dy, weight),
+            None => bail!("a model that only goes forward has no backward"),
+        }
     }
 }
 
@@ -76,40 +141,56 @@ mod tests {
     use super::*;
     use crate::nn::check::{assert_gradient, random, values};
 
+    /// Two layers of 3 and 2 outputs over one input of 5; only the first has an update.
     fn layer() -> Linear {
         let lora = Lora { a: random(1, &[2, 5]), b: random(2, &[3, 2]), scale: 0.7 };
-        Linear::new(random(3, &[3, 5]), Some(lora)).unwrap()
+        Linear::new(vec![(random(3, &[3, 5]), Some(lora)), (random(6, &[2, 5]), None)]).unwrap()
+    }
+
+    fn lora() -> Lora {
+        layer().parts[0].lora.clone().unwrap()
     }
 
     #[test]
     fn merged_equals_unmerged() {
-        let (layer, x) = (layer(), random(4, &[6, 5]));
-        let lora = layer.lora().unwrap();
+        let (layer, lora, x) = (layer(), lora(), random(4, &[6, 5]));
         let side = (lora.down(&x).unwrap().matmul(&lora.b.t().unwrap()).unwrap() * lora.scale).unwrap();
-        let unmerged = (x.matmul(&layer.base.t().unwrap()).unwrap() + side).unwrap();
+        let base = |i: usize| x.matmul(&layer.parts[i].base.as_ref().unwrap().t().unwrap()).unwrap();
+        let unmerged = Tensor::cat(&[(base(0) + side).unwrap(), base(1)], 1).unwrap();
         let merged = layer.forward(&x).unwrap();
         for (got, want) in values(&merged).iter().zip(values(&unmerged)) {
             assert!((got - want).abs() < 1e-12);
         }
+        assert_eq!(layer.parts().map(|(rows, _)| rows).collect::<Vec<_>>(), [0..3, 3..5]);
     }
 
     #[test]
     fn backward_equals_finite_differences() {
-        let (layer, x, dy) = (layer(), random(4, &[6, 5]), random(5, &[6, 3]));
-        assert_gradient(&x, &dy, &layer.backward(&dy).unwrap(), |x| layer.forward(x));
+        let (layer, x, dy) = (layer(), random(4, &[6, 5]), random(5, &[6, 5]));
+        let to = random(7, &[6, 5]);
+        assert_gradient(&x, &dy, &layer.backward(&dy).unwrap(), |x| layer.forward_added(x, &to));
+    }
+
+    #[test]
+    fn without_what_is_dropped_it_still_goes_forward() {
+        let (mut layer, x) = (layer(), random(4, &[6, 5]));
+        let want = values(&layer.forward(&x).unwrap());
+        layer.freeze();
+        layer.forward_only();
+        assert_eq!(values(&layer.forward(&x).unwrap()), want);
+        assert!(layer.backward(&x).is_err());
+        assert!(layer.with_lora([(0, lora())]).is_err());
     }
 
     #[test]
     fn factor_gradients_equal_finite_differences() {
-        let (layer, x, dy) = (layer(), random(4, &[6, 5]), random(5, &[6, 3]));
-        let lora = layer.lora().unwrap().clone();
-        let da = lora.down_gradient(&dy).unwrap().t().unwrap().matmul(&x).unwrap();
-        let db = lora.up_gradient(&dy).unwrap().t().unwrap().matmul(&lora.down(&x).unwrap()).unwrap();
-        assert_gradient(&lora.a, &dy, &da, |a| {
-            layer.with_lora(Lora { a: a.clone(), ..lora.clone() })?.forward(&x)
-        });
-        assert_gradient(&lora.b, &dy, &db, |b| {
-            layer.with_lora(Lora { b: b.clone(), ..lora.clone() })?.forward(&x)
-        });
+        let (layer, lora) = (layer(), lora());
+        let (x, dy) = (random(4, &[6, 5]), random(5, &[6, 5]));
+        let g = dy.narrow(1, 0, 3).unwrap();
+        let da = lora.down_gradient(&g).unwrap().t().unwrap().matmul(&x).unwrap();
+        let db = lora.up_gradient(&g).unwrap().t().unwrap().matmul(&lora.down(&x).unwrap()).unwrap();
+        let moved = |lora: Lora| layer.with_lora([(0, lora)])?.forward(&x);
+        assert_gradient(&lora.a, &dy, &da, |a| moved(Lora { a: a.clone(), ..lora.clone() }));
+        assert_gradient(&lora.b, &dy, &db, |b| moved(Lora { b: b.clone(), ..lora.clone() }));
     }
 }

@@ -14,6 +14,44 @@ pub struct Segment {
     pub parent: Option<Range<usize>>,
 }
 
+/// Tokens of one segment whose attention is computed, and what they see: the parent, and the segment's own tokens from
+/// `first_key` up to themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    pub tokens: Range<usize>,
+    /// Row of the output that belongs to the first of them.
+    pub row: usize,
+    pub first_key: usize,
+    pub parent: Option<Range<usize>>,
+}
+
+impl Query {
+    /// Every token of the segments.
+    pub fn all(segments: &[Segment]) -> Vec<Self> {
+        let of = |segment: &Segment| {
+            let Segment { tokens, parent } = segment.clone();
+            Self { row: tokens.start, first_key: tokens.start, tokens, parent }
+        };
+        segments.iter().map(of).collect()
+    }
+
+    /// Some tokens, in their order.
+    pub fn some(segments: &[Segment], tokens: &[usize]) -> Vec<Self> {
+        let of = |(row, token): (usize, &usize)| {
+            // Segments are in the order of their tokens.
+            let segment = &segments[segments.partition_point(|segment| segment.tokens.end <= *token)];
+            let first_key = segment.tokens.start;
+            Self { tokens: *token..token + 1, row, first_key, parent: segment.parent.clone() }
+        };
+        tokens.iter().enumerate().map(of).collect()
+    }
+
+    /// The keys that the last of the tokens sees: its parent's, then its own segment's.
+    pub fn keys(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        self.parent.clone().into_iter().chain([self.first_key..self.tokens.end])
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Packed {
     pub ids: Vec<u32>,
@@ -52,6 +90,12 @@ impl Packed {
             packed.groups.push(start..packed.ids.len());
         }
         packed
+    }
+
+    /// For each group its rows among the pooled tokens.
+    pub fn pooled_groups(&self) -> Vec<Range<usize>> {
+        let each = self.pooled.len() / self.groups.len().max(1);
+        (0..self.groups.len()).map(|group| group * each..(group + 1) * each).collect()
     }
 
     /// Tokens that the forward computes.

@@ -19,23 +19,30 @@ impl Rotation {
         Ok(Self { cos: angles.cos()?.to_dtype(dtype)?, sin: angles.sin()?.to_dtype(dtype)? })
     }
 
-    /// Turns every head of `x`: (N, heads, D) -> (N, heads, D).
-    pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        self.turn(x, 1.0)
+    /// Turns the first `heads` heads of each token: (N, width) -> (N, width). Takes the only handle of `x`.
+    pub fn apply(&self, x: Tensor, heads: usize) -> Result<Tensor> {
+        self.turn(x, heads, 1.0)
     }
 
     /// Gradient of [`Rotation::apply`]: a rotation's transpose turns the other way.
-    pub fn apply_backward(&self, dy: &Tensor) -> Result<Tensor> {
-        self.turn(dy, -1.0)
+    pub fn apply_backward(&self, dy: Tensor, heads: usize) -> Result<Tensor> {
+        self.turn(dy, heads, -1.0)
     }
 
-    fn turn(&self, x: &Tensor, direction: f64) -> Result<Tensor> {
-        if let Some([values, cos, sin]) = Values::of_all([x, &self.cos, &self.sin]) {
-            let turned = cpu::rope::rotate(&values, &cos, &sin, x.dims3()?, direction as f32);
-            return cpu::tensor_like(turned, x);
+    fn turn(&self, x: Tensor, heads: usize, direction: f64) -> Result<Tensor> {
+        let (tokens, width) = x.dims2()?;
+        let size = 2 * self.cos.dim(1)?;
+        if let Some([cos, sin]) = Values::of_all([&self.cos, &self.sin])
+            && Values::of(&x).is_some()
+        {
+            cpu::in_place(&x, |x| cpu::rope::rotate(x, width, heads, (&cos, &sin), direction as f32))?;
+            return Ok(x);
         }
+        let turned = x.narrow(1, 0, heads * size)?.reshape((1, tokens, heads, size))?;
         let sin = (&self.sin * direction)?;
-        candle_nn::rotary_emb::rope_thd(&x.unsqueeze(0)?.contiguous()?, &self.cos, &sin)?.squeeze(0)
+        let turned = candle_nn::rotary_emb::rope_thd(&turned.contiguous()?, &self.cos, &sin)?;
+        let rest = x.narrow(1, heads * size, width - heads * size)?;
+        Tensor::cat(&[turned.reshape((tokens, heads * size))?, rest], 1)
     }
 }
 
@@ -47,8 +54,8 @@ mod tests {
     #[test]
     fn backward_equals_finite_differences() {
         let rotation = Rotation::new(&[0, 1, 7], &[1.0, 0.1], DType::F64, &Device::Cpu).unwrap();
-        let (x, dy) = (random(1, &[3, 2, 4]), random(2, &[3, 2, 4]));
-        let dx = rotation.apply_backward(&dy).unwrap();
-        assert_gradient(&x, &dy, &dx, |x| rotation.apply(x));
+        let (x, dy) = (random(1, &[3, 12]), random(2, &[3, 12]));
+        let dx = rotation.apply_backward(dy.clone(), 2).unwrap();
+        assert_gradient(&x, &dy, &dx, |x| rotation.apply(x.clone(), 2));
     }
 }

@@ -20,7 +20,10 @@
 use candle_core::{DType, Tensor};
 
 use super::{frame::Frame, parts::Parts};
-use crate::Result;
+use crate::{
+    Result,
+    nn::contract::{self, Bases},
+};
 
 /// A checked posterior block, ready to be applied to gradients.
 #[derive(Debug, Clone)]
@@ -69,14 +72,20 @@ impl Block {
 
     /// Maps gradients (n, d_out, d_in) of any float type to (n, F), such that cov_b(a, b) is the inner product of two rows.
     pub fn features(&self, j: &Tensor) -> Result<Tensor> {
-        let pieces = self.pieces(j)?;
+        let pieces = self.pieces(&self.oriented(j)?)?;
         Ok(Tensor::cat(&pieces, 1)?)
     }
 
     /// cov_b(n, n) of each gradient in a batch (n, d_out, d_in), summed in f64.
     pub fn variances(&self, j: &Tensor) -> Result<Vec<f64>> {
+        let oriented = self.oriented(j)?;
+        let Frame { long, short, .. } = &self.frame;
+        let (scale, residual_scale) = (&self.scale, self.residual_scale.as_ref());
+        if let Some(sums) = contract::fused(&Bases { long, short, scale, residual_scale }, &oriented)? {
+            return Ok(sums);
+        }
         let mut sum = vec![0.0; j.dim(0)?];
-        for piece in self.pieces(j)? {
+        for piece in self.pieces(&oriented)? {
             let squares: Vec<f64> = piece.to_dtype(DType::F64)?.sqr()?.sum(1)?.to_vec1()?;
             sum.iter_mut().zip(squares).for_each(|(sum, square)| *sum += square);
         }
@@ -89,14 +98,18 @@ impl Block {
         Ok(features.matmul(&features.t()?)?.to_vec2()?)
     }
 
-    /// The features (n, .) inside the bases and, where a side is truncated, those outside.
+    /// (n, d_out, d_in) of any float type -> (n, d_short, d_long) of the block's.
+    fn oriented(&self, j: &Tensor) -> candle_core::Result<Tensor> {
+        self.frame.orient(&j.to_dtype(self.scale.dtype())?)
+    }
+
+    /// The features (n, .) of oriented gradients inside the bases and, where a side is truncated, those outside.
     fn pieces(&self, j: &Tensor) -> candle_core::Result<Vec<Tensor>> {
-        let j = self.frame.orient(&j.to_dtype(self.scale.dtype())?)?;
-        let projected = self.frame.project_long(&j)?;
+        let projected = self.frame.project_long(j)?;
         let q = self.frame.rotate_short(&projected)?;
         let mut pieces = vec![q.broadcast_mul(&self.scale)?.flatten_from(1)?];
         if let Some(scale) = &self.residual_scale {
-            let residual = self.frame.rotate_short(&self.frame.residual(&j, &projected)?)?;
+            let residual = self.frame.rotate_short(&self.frame.residual(j, &projected)?)?;
             pieces.push(residual.broadcast_mul(scale)?.flatten_from(1)?);
         }
         Ok(pieces)

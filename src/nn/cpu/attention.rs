@@ -7,53 +7,25 @@
 //! that see it), because the keys of one are written by one task only.
 
 use super::{
+    Slot,
     exp::exp,
     gemm::{Matrix, MatrixMut},
     share::Shared,
-    sum_of, vectorized,
+    sum_of, vectorized, written,
 };
-use crate::nn::pack::Segment;
+use crate::nn::{attention::Heads, pack::Query};
 use rayon::prelude::*;
 use std::{collections::BTreeMap, ops::Range};
 
 /// Query tokens of one block.
 const BLOCK: usize = 64;
 
-/// Sizes of the heads.
-#[derive(Debug, Clone, Copy)]
-pub struct Heads {
-    /// H, query heads.
-    pub heads: usize,
-    /// G, key heads; H is a multiple.
-    pub groups: usize,
-    /// D.
-    pub size: usize,
-}
-
-impl Heads {
-    fn ratio(&self) -> usize {
-        self.heads / self.groups
-    }
-
-    /// Where token `t`'s query head `r` of group `g` begins in (N, H, D).
-    fn query(&self, t: usize, g: usize, r: usize) -> usize {
-        (t * self.heads + g * self.ratio() + r) * self.size
-    }
-
-    /// Where token `t`'s key head `g` begins in (N, G, D).
-    fn key(&self, t: usize, g: usize) -> usize {
-        (t * self.groups + g) * self.size
-    }
-}
-
-/// Rotated queries (N, H, D), rotated keys and values (N, G, D).
+/// Rotated queries, rotated keys and values of every token, (N, H + 2 G, D), and the queries whose attention is wanted.
 #[derive(Debug, Clone, Copy)]
 pub struct Operands<'a> {
-    pub q: &'a [f32],
-    pub k: &'a [f32],
-    pub v: &'a [f32],
+    pub qkv: &'a [f32],
     pub heads: Heads,
-    pub segments: &'a [Segment],
+    pub queries: &'a [Query],
 }
 
 /// Buffers of a thread, kept from block to block.
@@ -76,10 +48,10 @@ struct Scratch {
     sums: Vec<f32>,
 }
 
-/// The queries of one segment that are worked on together, for one key head.
+/// Queries that are worked on together, for one key head.
 #[derive(Clone, Copy)]
 struct Block<'a> {
-    segment: &'a Segment,
+    query: &'a Query,
     group: usize,
     /// First query token and how many.
     start: usize,
@@ -87,18 +59,23 @@ struct Block<'a> {
 }
 
 impl<'a> Block<'a> {
-    fn all(segment: &'a Segment, group: usize) -> impl Iterator<Item = Self> {
-        let tokens = segment.tokens.clone();
+    fn all(query: &'a Query, group: usize) -> impl Iterator<Item = Self> {
+        let tokens = query.tokens.clone();
         tokens.clone().step_by(BLOCK).map(move |start| {
             let len = BLOCK.min(tokens.end - start);
-            Block { segment, group, start, len }
+            Block { query, group, start, len }
         })
+    }
+
+    /// Row of the output that belongs to token `t`.
+    fn row(&self, t: usize) -> usize {
+        self.query.row + t - self.query.tokens.start
     }
 
     /// Keys that the block sees: the parent's, then the segment's own up to the last query.
     fn keys(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let own = self.segment.tokens.start..self.start + self.len;
-        self.segment.parent.clone().into_iter().chain(std::iter::once(own))
+        let own = self.query.first_key..self.start + self.len;
+        self.query.parent.clone().into_iter().chain(std::iter::once(own))
     }
 
     /// Each run of keys with the column of the scores where it begins.
@@ -120,79 +97,85 @@ impl<'a> Block<'a> {
     }
 }
 
-/// Softmax(Q K^T / sqrt(D)) V over what each token sees: (N, H, D).
+/// Softmax(Q K^T / sqrt(D)) V over what each query sees: (Q, H, D).
 pub fn attention(x: &Operands) -> Vec<f32> {
-    let mut y = vec![0.0; x.q.len()];
-    let shared = Shared::new(&mut y);
-    let mut blocks: Vec<Block> = (0..x.heads.groups)
-        .flat_map(|group| x.segments.iter().flat_map(move |segment| Block::all(segment, group)))
-        .collect();
-    blocks.sort_by_key(|block| std::cmp::Reverse(block.len * block.columns()));
-    blocks.into_par_iter().with_max_len(1).for_each_init(Scratch::default, |scratch, block| {
-        x.probabilities(&block, scratch);
-        let (rows, columns, size) = (scratch.sums.len(), block.columns(), x.heads.size);
-        grow(&mut scratch.out, rows * size);
-        scratch.out[..rows * size].fill(0.0);
-        for (column, keys) in block.runs() {
-            let p = Matrix::new(&scratch.p[column..], (rows, keys.len()), columns);
-            MatrixMut::new(&mut scratch.out, (rows, size), size).add(p, x.key_rows(x.v, &keys, block.group));
-        }
-        for (row, (r, t)) in x.rows(&block).enumerate() {
-            // SAFETY: no other block has this token and head.
-            let y = unsafe { shared.part(x.heads.query(t, block.group, r), size) };
-            let inverse = 1.0 / scratch.sums[row];
-            y.iter_mut().zip(&scratch.out[row * size..]).for_each(|(y, out)| *y = out * inverse);
-        }
-    });
-    y
+    let rows: usize = x.queries.iter().map(|query| query.tokens.len()).sum();
+    // SAFETY: every row and head of the output is in exactly one block.
+    unsafe { written(rows * x.heads.heads * x.heads.size, |y| x.attend(&Shared::new(y))) }
 }
 
-/// Gradients (dq, dk, dv) of [`attention`], with the probabilities computed again.
-pub fn attention_backward(x: &Operands, dy: &[f32]) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let (mut dq, mut dk, mut dv) = (vec![0.0; x.q.len()], vec![0.0; x.k.len()], vec![0.0; x.k.len()]);
-    let out = [&mut dq, &mut dk, &mut dv].map(|slice| Shared::new(slice));
-    let mut tasks: Vec<(Vec<&Segment>, usize)> = families(x.segments)
+/// Gradient (N, H + 2 G, D) of [`attention`], with the probabilities computed again; `dy` (Q, H, D).
+pub fn attention_backward(x: &Operands, dy: &[f32]) -> Vec<f32> {
+    let mut dqkv = vec![0.0; x.qkv.len()];
+    let out = Shared::new(&mut dqkv);
+    let mut tasks: Vec<(Vec<&Query>, usize)> = families(x.queries)
         .into_iter()
         .flat_map(|family| (0..x.heads.groups).map(move |group| (family.clone(), group)))
         .collect();
-    tasks.sort_by_key(|(family, _)| std::cmp::Reverse(family.iter().map(|s| cost(s)).sum::<usize>()));
+    tasks.sort_by_key(|(family, _)| std::cmp::Reverse(family.iter().map(|q| cost(q)).sum::<usize>()));
     tasks.into_par_iter().with_max_len(1).for_each_init(Scratch::default, |scratch, (family, group)| {
         x.family_backward(&family, group, dy, scratch, &out);
     });
-    (dq, dk, dv)
+    dqkv
 }
 
 impl Operands<'_> {
+    fn attend(&self, out: &Shared<Slot>) {
+        let mut blocks: Vec<Block> = (0..self.heads.groups)
+            .flat_map(|group| self.queries.iter().flat_map(move |query| Block::all(query, group)))
+            .collect();
+        blocks.sort_by_key(|block| std::cmp::Reverse(block.len * block.columns()));
+        blocks.into_par_iter().with_max_len(1).for_each_init(Scratch::default, |scratch, block| {
+            self.probabilities(&block, scratch);
+            let (rows, columns, size) = (scratch.sums.len(), block.columns(), self.heads.size);
+            grow(&mut scratch.out, rows * size);
+            scratch.out[..rows * size].fill(0.0);
+            for (column, keys) in block.runs() {
+                let p = Matrix::new(&scratch.p[column..], (rows, keys.len()), columns);
+                MatrixMut::new(&mut scratch.out, (rows, size), size).add(p, self.values(&keys, block.group));
+            }
+            for (row, (r, t)) in self.rows(&block).enumerate() {
+                // SAFETY: no other block has this token and head.
+                let y = unsafe { out.part(self.heads.output(block.row(t), block.group, r), size) };
+                let inverse = 1.0 / scratch.sums[row];
+                y.iter_mut().zip(&scratch.out[row * size..]).for_each(|(y, out)| {
+                    y.write(out * inverse);
+                });
+            }
+        });
+    }
+
     fn family_backward(
         &self,
-        family: &[&Segment],
+        family: &[&Query],
         group: usize,
         dy: &[f32],
         scratch: &mut Scratch,
-        [dq, dk, dv]: &[Shared; 3],
+        out: &Shared<f32>,
     ) {
-        let size = self.heads.size;
-        let first = family.iter().map(|s| s.tokens.start).min().unwrap_or(0);
-        let end = family.iter().map(|s| s.tokens.end).max().unwrap_or(0);
+        let (heads, size) = (self.heads, self.heads.size);
+        let keys = keys_of(family);
+        let first = keys.first().map_or(0, |keys| keys.start);
+        let end = keys.last().map_or(0, |keys| keys.end);
         for sums in [&mut scratch.dk, &mut scratch.dv] {
             grow(sums, (end - first) * size);
             sums[..(end - first) * size].fill(0.0);
         }
-        for segment in family {
-            for block in Block::all(segment, group) {
+        for query in family {
+            for block in Block::all(query, group) {
                 self.block_backward(&block, dy, scratch, first);
                 let scale = self.scale();
                 for (row, (r, t)) in self.rows(&block).enumerate() {
                     // SAFETY: no other task has this family and key head, and within it a token and head is in one block.
-                    let dq = unsafe { dq.part(self.heads.query(t, group, r), size) };
+                    let dq = unsafe { out.part(heads.query(t, group, r), size) };
                     dq.iter_mut().zip(&scratch.dq[row * size..]).for_each(|(dq, ds)| *dq = ds * scale);
                 }
             }
         }
-        for t in family.iter().flat_map(|segment| segment.tokens.clone()) {
-            for (out, sums) in [(dk, &scratch.dk), (dv, &scratch.dv)] {
+        for t in keys.into_iter().flatten() {
+            for (at, sums) in [(heads.key(t, group), &scratch.dk), (heads.value(t, group), &scratch.dv)] {
                 // SAFETY: no other task has this token's family and key head.
-                let out = unsafe { out.part(self.heads.key(t, group), size) };
+                let out = unsafe { out.part(at, size) };
                 out.copy_from_slice(&sums[(t - first) * size..][..size]);
             }
         }
@@ -204,10 +187,10 @@ impl Operands<'_> {
         self.probabilities(block, scratch);
         let Scratch { q, p, out, ds, dq, dk, dv, sums } = scratch;
         let (rows, columns, size) = (sums.len(), block.columns(), self.heads.size);
-        self.gather(dy, block, 1.0, out);
+        self.gather(dy, block, 1.0, |r, t| self.heads.output(block.row(t), block.group, r), out);
         grow(ds, rows * columns);
         for (column, keys) in block.runs() {
-            let v = self.key_rows(self.v, &keys, block.group);
+            let v = self.values(&keys, block.group);
             let dout = Matrix::new(out, (rows, size), size);
             MatrixMut::new(&mut ds[column..], (rows, keys.len()), columns).set(dout, v.t());
         }
@@ -227,7 +210,7 @@ impl Operands<'_> {
             let tall = (rows, keys.len());
             let (p, ds) =
                 (Matrix::new(&p[column..], tall, columns), Matrix::new(&ds[column..], tall, columns));
-            let k = self.key_rows(self.k, &keys, block.group);
+            let k = self.keys(&keys, block.group);
             MatrixMut::new(dq, (rows, size), size).add(ds, k);
             let at = (keys.start - first) * size;
             let queries = Matrix::new(q, (rows, size), size);
@@ -241,10 +224,10 @@ impl Operands<'_> {
     fn probabilities(&self, block: &Block, scratch: &mut Scratch) {
         let Scratch { q, p, sums, .. } = scratch;
         let (rows, columns, size) = (self.heads.ratio() * block.len, block.columns(), self.heads.size);
-        self.gather(self.q, block, self.scale(), q);
+        self.gather(self.qkv, block, self.scale(), |r, t| self.heads.query(t, block.group, r), q);
         grow(p, rows * columns);
         for (column, keys) in block.runs() {
-            let k = self.key_rows(self.k, &keys, block.group);
+            let k = self.keys(&keys, block.group);
             let queries = Matrix::new(q, (rows, size), size);
             MatrixMut::new(&mut p[column..], (rows, keys.len()), columns).set(queries, k.t());
         }
@@ -266,19 +249,39 @@ impl Operands<'_> {
         (0..self.heads.ratio()).flat_map(move |r| tokens.clone().map(move |t| (r, t)))
     }
 
-    /// Rows of (N, H, D) that belong to the block, times `factor`: (R T, D).
-    fn gather(&self, x: &[f32], block: &Block, factor: f32, into: &mut Vec<f32>) {
+    /// Rows of the block, which begin where `at` says, times `factor`: (R T, D).
+    fn gather(
+        &self,
+        x: &[f32],
+        block: &Block,
+        factor: f32,
+        at: impl Fn(usize, usize) -> usize,
+        into: &mut Vec<f32>,
+    ) {
         into.clear();
         for (r, t) in self.rows(block) {
-            let row = &x[self.heads.query(t, block.group, r)..][..self.heads.size];
-            into.extend(row.iter().map(|x| x * factor));
+            into.extend(x[at(r, t)..][..self.heads.size].iter().map(|x| x * factor));
         }
     }
 
-    /// Rows of (N, G, D) of some tokens and one key head: (S, D).
-    fn key_rows<'x>(&self, x: &'x [f32], keys: &Range<usize>, group: usize) -> Matrix<'x> {
-        let Heads { groups, size, .. } = self.heads;
-        Matrix::new(&x[self.heads.key(keys.start, group)..], (keys.len(), size), groups * size)
+    /// Some tokens' keys of one key head: (S, D).
+    fn keys(&self, tokens: &Range<usize>, group: usize) -> Matrix<'_> {
+        let Heads { size, .. } = self.heads;
+        Matrix::new(
+            &self.qkv[self.heads.key(tokens.start, group)..],
+            (tokens.len(), size),
+            self.heads.width(),
+        )
+    }
+
+    /// Their values.
+    fn values(&self, tokens: &Range<usize>, group: usize) -> Matrix<'_> {
+        let Heads { size, .. } = self.heads;
+        Matrix::new(
+            &self.qkv[self.heads.value(tokens.start, group)..],
+            (tokens.len(), size),
+            self.heads.width(),
+        )
     }
 
     fn scale(&self) -> f32 {
@@ -286,20 +289,30 @@ impl Operands<'_> {
     }
 }
 
-/// Segments that see the same parent, with it.
-fn families(segments: &[Segment]) -> Vec<Vec<&Segment>> {
-    let mut families = BTreeMap::<usize, Vec<&Segment>>::new();
-    for segment in segments {
-        let root = segment.parent.as_ref().unwrap_or(&segment.tokens).start;
-        families.entry(root).or_default().push(segment);
+/// Queries whose keys overlap: those of a parent segment and of all that see it.
+fn families(queries: &[Query]) -> Vec<Vec<&Query>> {
+    let mut families = BTreeMap::<usize, Vec<&Query>>::new();
+    for query in queries {
+        let root = query.parent.as_ref().map_or(query.first_key, |parent| parent.start);
+        families.entry(root).or_default().push(query);
     }
     families.into_values().collect()
 }
 
-/// Scores of a segment.
-fn cost(segment: &Segment) -> usize {
-    let tokens = segment.tokens.len();
-    tokens * (tokens / 2 + segment.parent.as_ref().map_or(0, |parent| parent.len()))
+/// Tokens that a family sees, as runs that do not overlap, in their order.
+fn keys_of(family: &[&Query]) -> Vec<Range<usize>> {
+    let mut ends = BTreeMap::<usize, usize>::new();
+    for keys in family.iter().flat_map(|q| q.parent.iter().cloned().chain([q.first_key..q.tokens.end])) {
+        let end = ends.entry(keys.start).or_default();
+        *end = keys.end.max(*end);
+    }
+    ends.into_iter().map(|(start, end)| start..end).collect()
+}
+
+/// Scores of some queries.
+fn cost(query: &Query) -> usize {
+    let own = query.tokens.start - query.first_key + query.tokens.len() / 2;
+    query.tokens.len() * (own + query.parent.as_ref().map_or(0, |parent| parent.len()))
 }
 
 /// Scores -> e^(score - maximum) of the first `seen`, 0 of the others; returns their sum.

@@ -1,41 +1,45 @@
 //! SwiGLU's gate, forward and backward, in one pass each.
 
-use super::{exp::sigmoid, for_row_pairs, for_rows};
+use super::{exp::sigmoid, row_pairs, rows};
 
-/// Numbers that are worked on at a time; the gate takes each on its own.
-const WIDTH: usize = 256;
-
-/// silu(gate) * up.
-pub fn swiglu(gate: &[f32], up: &[f32]) -> Vec<f32> {
-    let mut y = vec![0.0; gate.len()];
-    for_rows(
-        &mut y,
-        WIDTH,
-        #[inline(always)]
-        |i, y| {
-            for ((y, g), u) in y.iter_mut().zip(&gate[i * WIDTH..]).zip(&up[i * WIDTH..]) {
-                *y = g * sigmoid(*g) * u;
-            }
-        },
-    );
-    y
+/// Rows of gate and up beside each other, (N, 2 F) -> silu(gate) * up, (N, F).
+pub fn swiglu(gate_up: &[f32], width: usize) -> Vec<f32> {
+    // SAFETY: gate, up and the row of the output are of the same length, so that every slot is written.
+    unsafe {
+        rows(
+            gate_up.len() / 2,
+            width,
+            #[inline(always)]
+            |i, y| {
+                let (gate, up) = gate_up[2 * i * width..][..2 * width].split_at(width);
+                for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
+                    y.write(g * sigmoid(*g) * u);
+                }
+            },
+        )
+    }
 }
 
-/// Gradients (dgate, dup) of [`swiglu`]: silu' = s (1 + gate (1 - s)), s = sigmoid(gate).
-pub fn swiglu_backward(gate: &[f32], up: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let (mut dgate, mut dup) = (vec![0.0; gate.len()], vec![0.0; gate.len()]);
-    for_row_pairs(
-        (&mut dgate, &mut dup),
-        WIDTH,
-        #[inline(always)]
-        |i, dgate, dup| {
-            let read = gate[i * WIDTH..].iter().zip(&up[i * WIDTH..]).zip(&dy[i * WIDTH..]);
-            for ((dgate, dup), ((g, u), dy)) in dgate.iter_mut().zip(dup).zip(read) {
-                let s = sigmoid(*g);
-                *dup = dy * g * s;
-                *dgate = dy * u * s * (1.0 + g * (1.0 - s));
-            }
-        },
-    );
-    (dgate, dup)
+/// Gradient of [`swiglu`], (N, 2 F), and its output once more, (N, F): silu' = s (1 + gate (1 - s)), s = sigmoid(gate).
+pub fn swiglu_backward(gate_up: &[f32], width: usize, dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    // SAFETY: as above, for both halves of the first output and for the second.
+    unsafe {
+        row_pairs(
+            dy.len() / width,
+            (2 * width, width),
+            #[inline(always)]
+            |i, dx, y| {
+                let (gate, up) = gate_up[2 * i * width..][..2 * width].split_at(width);
+                let (dgate, dup) = dx.split_at_mut(width);
+                let dy = &dy[i * width..][..width];
+                for (j, y) in y.iter_mut().enumerate() {
+                    let (g, u) = (gate[j], up[j]);
+                    let s = sigmoid(g);
+                    y.write(g * s * u);
+                    dup[j].write(dy[j] * g * s);
+                    dgate[j].write(dy[j] * u * s * (1.0 + g * (1.0 - s)));
+                }
+            },
+        )
+    }
 }

@@ -1,28 +1,25 @@
 //! Rotary position embedding in Hugging Face's layout.
 
-use super::for_rows;
+use super::each_row;
 
-/// Turns x (N, heads, D) by the angles whose cos and sin (N, D / 2) are given; backwards with `direction` -1.
-pub fn rotate(x: &[f32], cos: &[f32], sin: &[f32], dims: (usize, usize, usize), direction: f32) -> Vec<f32> {
-    let (_, heads, size) = dims;
-    let half = size / 2;
-    let mut y = vec![0.0; x.len()];
-    for_rows(
-        &mut y,
-        heads * size,
+/// Turns the first `heads` heads of each token where they are, by the angles whose cos and sin (N, D / 2) are given, and
+/// backwards with `direction` -1; a token has `width` numbers.
+pub fn rotate(x: &mut [f32], width: usize, heads: usize, (cos, sin): (&[f32], &[f32]), direction: f32) {
+    let half = cos.len() * width / x.len().max(1);
+    each_row(
+        x,
+        width,
         #[inline(always)]
-        |i, y| {
-            let x = &x[i * heads * size..][..heads * size];
+        |i, x| {
             let (cos, sin) = (&cos[i * half..][..half], &sin[i * half..][..half]);
-            for (y, x) in y.chunks_exact_mut(size).zip(x.chunks_exact(size)) {
-                let ((y1, y2), (x1, x2)) = (y.split_at_mut(half), x.split_at(half));
+            for head in x.chunks_exact_mut(2 * half).take(heads) {
+                let (x1, x2) = head.split_at_mut(half);
                 for j in 0..half {
                     let (c, s) = (cos[j], direction * sin[j]);
-                    y1[j] = x1[j] * c - x2[j] * s;
-                    y2[j] = x2[j] * c + x1[j] * s;
+                    let (y1, y2) = (x1[j] * c - x2[j] * s, x2[j] * c + x1[j] * s);
+                    (x1[j], x2[j]) = (y1, y2);
                 }
             }
         },
     );
-    y
 }

@@ -3,18 +3,18 @@
 use std::marker::PhantomData;
 
 /// A mutable slice that tasks write to at places which do not overlap.
-pub struct Shared<'a> {
-    start: *mut f32,
+pub struct Shared<'a, T> {
+    start: *mut T,
     len: usize,
-    owner: PhantomData<&'a mut [f32]>,
+    owner: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: the only access is `Shared::part`, whose caller promises that parts in use at the same time do not overlap.
-unsafe impl Send for Shared<'_> {}
-unsafe impl Sync for Shared<'_> {}
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
-impl<'a> Shared<'a> {
-    pub fn new(slice: &'a mut [f32]) -> Self {
+impl<'a, T> Shared<'a, T> {
+    pub fn new(slice: &'a mut [T]) -> Self {
         Self { start: slice.as_mut_ptr(), len: slice.len(), owner: PhantomData }
     }
 
@@ -23,7 +23,7 @@ impl<'a> Shared<'a> {
     /// # Safety
     /// While it lives, no other part of the same slice may overlap it.
     #[expect(clippy::mut_from_ref, reason = "the parts are disjoint, as the caller promises")]
-    pub unsafe fn part(&self, at: usize, len: usize) -> &mut [f32] {
+    pub unsafe fn part(&self, at: usize, len: usize) -> &mut [T] {
         assert!(at <= self.len && len <= self.len - at, "a part outside the slice");
         // SAFETY: the part is inside the slice, which is borrowed for 'a, and by the caller's promise it is not aliased.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
