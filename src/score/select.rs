@@ -7,17 +7,21 @@
 //!
 //! The head's term is known after the forward, and the backward adds the layers one by one, so u_i only falls while
 //! candidate i is walked down. It leaves where u_i is less than the best complete score, or equal to it with a higher
-//! index: it cannot win any more. Candidates go down in waves of 1, 2, 4, ... by falling u_i: the first is the likeliest
+//! index: it cannot win any more. Candidates go down in waves of 1, 4, 16, ... by falling u_i: the first is the likeliest
 //! winner, whose score lets most of the others leave early, and those go together because small batches are slow.
 //!
 //! The winner is that of all n scores, ties to the lowest index, to the last bit: sums are taken in the order of the full
 //! computation, and adding a term >= 0, the square root, the factor and the difference are monotone in floating point too.
-//! This holds for penalties that grow with a candidate's own variance, not for those relative to other candidates.
+//! This holds for penalties that grow with a candidate's own variance, not for those relative to other candidates. Equal
+//! sequences tie only where they are computed once ([`distinct`]): the place in a batch may change a number's last bits.
 
-use std::mem;
+use std::{collections::HashSet, mem};
 
 use super::{Estimate, Rated, Want, penalty::Penalty};
-use crate::{Error, Result};
+use crate::{Error, Result, text::TokenSeq};
+
+/// How many times as many candidates as the wave before go down in the next one.
+const GROWTH: usize = 4;
 
 /// Candidates whose forward has run.
 pub trait Pool {
@@ -84,6 +88,13 @@ pub fn select(pool: &dyn Pool, penalty: Penalty) -> Result<Selected> {
     Ok(Selected { index: best.index, rated, work: search.work })
 }
 
+/// Finds, for every set of sequences that the reward cannot tell apart, the index of the first: ascending, so that the
+/// winner among these is the winner among all.
+pub fn distinct(sequences: &[&TokenSeq]) -> Vec<usize> {
+    let mut seen = HashSet::new();
+    (0..sequences.len()).filter(|i| seen.insert(&sequences[*i].ids[..=sequences[*i].pooled])).collect()
+}
+
 /// A candidate on its way down.
 #[derive(Debug, Clone, Copy)]
 struct Contender {
@@ -140,7 +151,7 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Walks the candidates down in waves, each twice as large as the one before.
+    /// Walks the candidates down in waves, each [`GROWTH`] times as large as the one before.
     fn run(&mut self, mut rest: Vec<Contender>) -> Result<()> {
         // Bounds are not NaN; the sort is stable, so equals stay in the order of their indices.
         rest.sort_by(|a, b| b.bound.total_cmp(&a.bound));
@@ -149,7 +160,7 @@ impl Search<'_> {
             let later = rest.split_off(size.min(rest.len()));
             self.walk(mem::replace(&mut rest, later))?;
             rest.retain(|contender| self.can_win(contender));
-            size *= 2;
+            size *= GROWTH;
         }
         Ok(())
     }

@@ -1,9 +1,14 @@
-use std::{cell::RefCell, collections::BTreeSet};
+use std::{cell::RefCell, collections::BTreeSet, path::Path};
 
+use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 
 use super::*;
-use crate::score::penalty::Kind;
+use crate::{
+    model::{RewardModel, adapter::Adapter, checkpoint::Checkpoint},
+    nn::pack::{Packed, unfold::Unfolded},
+    score::penalty::Kind,
+};
 
 /// A pool whose variances are given: per candidate, per layer, per block of the layer.
 #[derive(Debug, Clone, Default)]
@@ -222,4 +227,34 @@ fn an_empty_pool_and_too_large_a_factor_are_errors() {
     let pool = Given::new(&[(1.0, 4.0, &[]), (2.0, 4.0, &[])]);
     let message = select(&pool, Penalty::new(Kind::Variance, 1e308).unwrap()).unwrap_err().to_string();
     assert!(message.starts_with("penalty.k: too large"), "{message}");
+}
+
+#[test]
+fn of_sequences_that_are_equal_up_to_the_pooled_token_the_first_is_kept() {
+    let sequence = |ids: &[u32], pooled| TokenSeq { ids: ids.to_vec(), pooled, truncated: false };
+    let [a, b] = [sequence(&[1, 2, 3], 2), sequence(&[1, 2], 1)];
+    let [padded_a, padded_b] = [sequence(&[1, 2, 3, 0], 2), sequence(&[1, 2, 3], 1)];
+    assert_eq!(distinct(&[&b, &a, &padded_a, &padded_b, &a]), [0, 1]);
+    assert_eq!(distinct(&[]), [0; 0]);
+}
+
+#[test]
+fn hidden_states_of_unfolded_candidates_are_rows_of_the_folded_ones() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/cases/llama-0");
+    let base = Checkpoint::open(&folder.join("base")).unwrap();
+    let adapter = Adapter::load(&folder.join("adapter"), &base.config).unwrap();
+    let model = RewardModel::new(&base, Some(&adapter), DType::F64, &Device::Cpu).unwrap();
+    let candidates = [&[1, 2, 3, 4, 5][..], &[1, 2, 3, 9], &[1, 2, 3, 7, 7, 8], &[1, 2, 3, 4, 6]];
+    let candidates =
+        candidates.map(|ids| TokenSeq { ids: ids.to_vec(), pooled: ids.len() - 1, truncated: false });
+    let folded = Packed::candidates(&candidates.each_ref());
+    let Unfolded { packed, rows } = folded.unfold(&[2, 0, 3]);
+    assert!(packed.tokens() > rows.iter().collect::<BTreeSet<_>>().len());
+    let rows = Tensor::new(rows, &Device::Cpu).unwrap();
+    let taken = model.hidden(&folded).unwrap().index_select(&rows, 0).unwrap();
+    let apart = model.hidden(&packed).unwrap();
+    let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+    for (taken, apart) in values(&taken).iter().zip(values(&apart)) {
+        assert!((taken - apart).abs() < 1e-9, "{taken} {apart}");
+    }
 }
