@@ -40,17 +40,6 @@ impl Packed {
         packed
     }
 
-    /// Packs pairs: a group for each, two rewards for each (chosen, rejected), their common prefix once.
-    pub fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a TokenSeq, &'a TokenSeq)>) -> Self {
-        let mut packed = Self::default();
-        for (chosen, rejected) in pairs {
-            let start = packed.ids.len();
-            packed.family(&[chosen, rejected]);
-            packed.groups.push(start..packed.ids.len());
-        }
-        packed
-    }
-
     /// Packs candidates of one prompt: a reward for each, their common prefix once.
     ///
     /// Where there is one, the candidates are a single group, since its tokens belong to all of them; [`Packed::unfold`]
@@ -62,6 +51,17 @@ impl Packed {
         let mut packed = Self::default();
         packed.family(candidates);
         packed.groups.push(0..packed.ids.len());
+        packed
+    }
+
+    /// Packs pairs: a group for each, two rewards for each (chosen, rejected), their common prefix once.
+    pub fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a TokenSeq, &'a TokenSeq)>) -> Self {
+        let mut packed = Self::default();
+        for (chosen, rejected) in pairs {
+            let start = packed.ids.len();
+            packed.family(&[chosen, rejected]);
+            packed.groups.push(start..packed.ids.len());
+        }
         packed
     }
 
