@@ -247,12 +247,15 @@ fn hidden_states_of_unfolded_candidates_are_rows_of_the_folded_ones() {
     let candidates = [&[1, 2, 3, 4, 5][..], &[1, 2, 3, 9], &[1, 2, 3, 7, 7, 8], &[1, 2, 3, 4, 6]];
     let candidates =
         candidates.map(|ids| TokenSeq { ids: ids.to_vec(), pooled: ids.len() - 1, truncated: false });
+    // Every token is read.
+    let every = |packed: Packed| Packed { pooled: (0..packed.tokens()).collect(), ..packed };
     let folded = Packed::candidates(&candidates.each_ref());
     let Unfolded { packed, rows } = folded.unfold(&[2, 0, 3]);
     assert!(packed.tokens() > rows.iter().collect::<BTreeSet<_>>().len());
     let rows = Tensor::new(rows, &Device::Cpu).unwrap();
-    let taken = model.hidden(&folded).unwrap().index_select(&rows, 0).unwrap();
-    let apart = model.hidden(&packed).unwrap();
+    let taken = model.hidden(&every(folded)).unwrap().index_select(&rows, 0).unwrap();
+    let apart = model.hidden(&every(packed)).unwrap();
+    assert_eq!(taken.dims(), apart.dims());
     let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f64>().unwrap();
     for (taken, apart) in values(&taken).iter().zip(values(&apart)) {
         assert!((taken - apart).abs() < 1e-9, "{taken} {apart}");
