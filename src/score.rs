@@ -15,6 +15,7 @@ use crate::{
 };
 
 pub mod penalty;
+pub mod select;
 
 use penalty::Penalty;
 

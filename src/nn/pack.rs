@@ -7,6 +7,8 @@
 use crate::text::TokenSeq;
 use std::ops::Range;
 
+pub mod unfold;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
     pub tokens: Range<usize>,
@@ -76,17 +78,26 @@ impl Packed {
         packed
     }
 
+    /// Packs candidates of one prompt: a reward for each, their common prefix once.
+    ///
+    /// Where there is one, the candidates are a single group, since its tokens belong to all of them; [`Packed::unfold`]
+    /// takes them apart. Without one, each is a group.
+    pub fn candidates(candidates: &[&TokenSeq]) -> Self {
+        if shared_prefix(candidates) == 0 {
+            return Self::sequences(candidates.iter().copied());
+        }
+        let mut packed = Self::default();
+        packed.family(candidates);
+        packed.groups.push(0..packed.ids.len());
+        packed
+    }
+
     /// Packs pairs: a group for each, two rewards for each (chosen, rejected), their common prefix once.
     pub fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a TokenSeq, &'a TokenSeq)>) -> Self {
         let mut packed = Self::default();
         for (chosen, rejected) in pairs {
-            let shared = shared_prefix(chosen, rejected);
             let start = packed.ids.len();
-            let prefix = (shared > 0).then(|| packed.segment(&chosen.ids[..shared], None));
-            for side in [chosen, rejected] {
-                let tokens = packed.segment(&live(side)[shared..], prefix.clone());
-                packed.pooled.push(tokens.end - 1);
-            }
+            packed.family(&[chosen, rejected]);
             packed.groups.push(start..packed.ids.len());
         }
         packed
@@ -103,6 +114,17 @@ impl Packed {
         self.ids.len()
     }
 
+    /// Adds sequences and their rewards, the common prefix as their parent.
+    fn family(&mut self, sequences: &[&TokenSeq]) {
+        let shared = shared_prefix(sequences);
+        let first = sequences.first().filter(|_| shared > 0);
+        let prefix = first.map(|first| self.segment(&first.ids[..shared], None));
+        for sequence in sequences {
+            let tokens = self.segment(&live(sequence)[shared..], prefix.clone());
+            self.pooled.push(tokens.end - 1);
+        }
+    }
+
     fn segment(&mut self, ids: &[u32], parent: Option<Range<usize>>) -> Range<usize> {
         let tokens = self.ids.len()..self.ids.len() + ids.len();
         let first = parent.as_ref().map_or(0, |p| p.len());
@@ -115,7 +137,7 @@ impl Packed {
 
 /// Tokens of a pair once its common prefix is counted once.
 pub fn pair_tokens(chosen: &TokenSeq, rejected: &TokenSeq) -> usize {
-    live(chosen).len() + live(rejected).len() - shared_prefix(chosen, rejected)
+    live(chosen).len() + live(rejected).len() - shared_prefix(&[chosen, rejected])
 }
 
 /// What the reward can depend on: nothing after the pooled token.
@@ -123,10 +145,14 @@ fn live(sequence: &TokenSeq) -> &[u32] {
     &sequence.ids[..=sequence.pooled]
 }
 
-/// Tokens that two sequences share at their start, leaving each at least its pooled token.
-fn shared_prefix(a: &TokenSeq, b: &TokenSeq) -> usize {
-    let equal = a.ids.iter().zip(&b.ids).take_while(|(x, y)| x == y).count();
-    equal.min(a.pooled).min(b.pooled)
+/// Tokens that several sequences share at their start, leaving each at least its pooled token; none of a single one.
+fn shared_prefix(sequences: &[&TokenSeq]) -> usize {
+    let [first, others @ ..] = sequences else { return 0 };
+    let with_first = |other: &&TokenSeq| {
+        let equal = first.ids.iter().zip(&other.ids).take_while(|(x, y)| x == y).count();
+        equal.min(first.pooled).min(other.pooled)
+    };
+    others.iter().map(with_first).min().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -159,5 +185,26 @@ mod tests {
     fn drops_the_padding_after_the_pooled_token() {
         let padded = TokenSeq { ids: vec![4, 5, 0, 0], pooled: 1, truncated: false };
         assert_eq!(Packed::sequences([&padded]).ids, [4, 5]);
+    }
+
+    #[test]
+    fn candidates_share_their_prompt() {
+        let [a, b, c] = [&[1, 2, 3, 4][..], &[1, 2, 9], &[1, 2, 3, 5]].map(sequence);
+        let packed = Packed::candidates(&[&a, &b, &c]);
+        assert_eq!(packed.ids, [1, 2, 3, 4, 9, 3, 5]);
+        assert_eq!(packed.positions, [0, 1, 2, 3, 2, 2, 3]);
+        assert_eq!(packed.pooled, [3, 4, 6]);
+        assert_eq!(packed.groups, vec![0..7]);
+        let [prompt, answers @ ..] = &packed.segments[..] else { panic!("no segments") };
+        assert_eq!(*prompt, Segment { tokens: 0..2, parent: None });
+        assert!(answers.iter().all(|answer| answer.parent == Some(0..2)));
+    }
+
+    #[test]
+    fn candidates_that_share_nothing_are_sequences() {
+        let (a, b) = (sequence(&[1, 2]), sequence(&[3]));
+        assert_eq!(Packed::candidates(&[&a, &b]), Packed::sequences([&a, &b]));
+        assert_eq!(Packed::candidates(&[&a]), Packed::sequences([&a]));
+        assert_eq!(Packed::candidates(&[]), Packed::default());
     }
 }
