@@ -13,6 +13,8 @@ use std::ops::Deref;
 pub mod attention;
 pub mod exp;
 pub mod gemm;
+#[cfg(test)]
+pub mod int8;
 pub mod mlp;
 pub mod norm;
 pub mod outer;
