@@ -14,6 +14,8 @@ pub mod attention;
 pub mod contract;
 pub mod exp;
 pub mod gemm;
+#[cfg(test)]
+pub mod int8;
 pub mod mlp;
 pub mod norm;
 pub mod outer;
