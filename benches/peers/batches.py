@@ -31,19 +31,19 @@ def sample(items, count):
     return ordered[::max(1, len(ordered) // count)]
 
 
-def fastest(sizes, items, score):
-    """The batch size with which `score(items, size)` takes the least time."""
-    score(items[:1], 1)                                  # the first call of all is slower
+def fastest(choices, items, score):
+    """The choice with which `score(items, choice)` takes the least time."""
     seconds = {}
-    for size in sizes:
+    for choice in choices:
+        score(items[:1], choice)                         # first calls are slower
         begin = time.perf_counter()
-        score(items, size)
-        seconds[size] = time.perf_counter() - begin
+        score(items, choice)
+        seconds[choice] = time.perf_counter() - begin
     return min(seconds, key=seconds.get)
 
 
-def chosen_size(args, sizes, items, score, count=24):
-    """`--batch-size`, or the fastest of `sizes` on a sample; one small call warms up either way."""
+def chosen_size(args, sizes, items, score, count=12):
+    """`--batch-size`, or the fastest of `sizes` on a sample; a small call warms up either way."""
     if args.batch_size:
         score(sample(items, 2), args.batch_size)
         return args.batch_size

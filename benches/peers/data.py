@@ -5,8 +5,10 @@
 | `checkpoint/` | the embedded base as a Hugging Face folder, f32 |
 | `ragged.jsonl`, `variance.jsonl` | items of the test split, evenly spaced, chosen and rejected by turns |
 | `equal.jsonl`, `equal-variance.jsonl` | the same texts, joined and cut to 256 tokens |
-| `candidates-1.jsonl`, `candidates-16.jsonl` | prompts of about 300 tokens (two turns of other pools, then the pool's own prompt) with 1 and with 16 answers |
+| `candidates-1.jsonl`, `candidates-16.jsonl` | prompts of about 300 tokens with 1 and with 16 answers |
 | `train.jsonl`, `fit.jsonl`, `check.jsonl` | pairs of the test split, as text and as ids |
+
+The prompts of the pools are short, so a few turns of other pools stand before each.
 """
 import gzip
 import json
@@ -30,14 +32,14 @@ LONGEST = 1024               # longer items and pairs are left out, as TRL does 
 class Sizes:
     """How much there is of everything."""
 
-    items: int = 100
-    variance_items: int = 48
-    equal: int = 32
-    equal_variance: int = 16
-    prompts: int = 2
-    train_pairs: int = 16
-    fit_pairs: int = 16
-    check_pairs: int = 3
+    items: int = 60
+    variance_items: int = 24
+    equal: int = 16
+    equal_variance: int = 8
+    prompts: int = 1
+    train_pairs: int = 8
+    fit_pairs: int = 8
+    check_pairs: int = 2
 
     def quick(self):
         return Sizes(4, 3, 2, 2, 1, 2, 2, 1)
@@ -69,7 +71,7 @@ class Data:
         files = {"ragged": ragged(pairs, sizes.items), "variance": ragged(pairs, sizes.variance_items),
                  "equal": equal(pairs, sizes.equal, tokenizer.pad_token_id),
                  "equal-variance": equal(pairs, sizes.equal_variance, tokenizer.pad_token_id),
-                 "candidates-1": candidates(pools, encode, 16 * sizes.prompts, 1),
+                 "candidates-1": candidates(pools, encode, 8 * sizes.prompts, 1),
                  "candidates-16": candidates(pools, encode, sizes.prompts, 16),
                  "train": spaced(pairs, sizes.train_pairs), "fit": spaced(pairs, sizes.fit_pairs),
                  "check": spaced(pairs, sizes.check_pairs)}

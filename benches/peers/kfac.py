@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Kronecker factors of the LoRA weights from pairs: what the first pass of `rewarden fit` sums.
 
-`--way package` calls bayesian-lora's `calculate_kronecker_factors`. It is made for classifiers: a pair becomes a batch row
-with the two rewards as logits, which is Bradley and Terry's likelihood. It takes the *last token* of every sequence alone
-(hence left padding here) and samples the labels, so its factors are other ones than Rewarden's, and its sums are cheaper.
+`--way package` calls bayesian-lora's `calculate_kronecker_factors`, unpatched. It is made for classifiers: a pair becomes
+a batch row with the two rewards as logits, which is Bradley and Terry's likelihood. It takes the *last token* of every
+sequence alone (hence left padding here) and samples the labels, so its factors are other ones than Rewarden's, and its
+sums are cheaper.
 
 `--way hooks` sums over all tokens what Rewarden sums: inputs and gradients of each reward at every LoRA matrix, times
 the pair's p (1 - p), in the package's manner (a forward and a backward hook a matrix), over right-padded batches. The
@@ -107,7 +108,7 @@ def measure(args):
     with watch:
         factors = way(model, pairs, size)
     write_lines(args.output, summaries(factors))
-    return watch.result(2 * len(pairs), tokens_of(items), batch_size=size)
+    return watch.result(2 * len(pairs), tokens_of(items), setting=["--batch-size", size])
 
 
 if __name__ == "__main__":

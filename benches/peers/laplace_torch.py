@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The factors of laplace-torch: `KronLaplace` with the likelihood `reward_modeling`, over the LoRA weights and the head.
+"""The factors of laplace-torch: `KronLaplace` with the likelihood `reward_modeling`, over LoRA weights and head.
 
 Its backend's `kron` is called batch by batch as `fit` does, without the eigendecompositions at the end of `fit`.
-The backend is the default, curvlinops; with asdl the second batch fails on peft's `ModulesToSaveWrapper`.
+The backend is the default, curvlinops; with asdl a second call fails on peft's `ModulesToSaveWrapper`.
 """
 import torch
 
@@ -68,7 +68,7 @@ def measure(args):
     with watch:
         factors(model, pairs, size)
     write_lines(args.output, [])
-    return watch.result(2 * len(pairs), tokens_of(items), batch_size=size)
+    return watch.result(2 * len(pairs), tokens_of(items), setting=["--batch-size", size])
 
 
 if __name__ == "__main__":

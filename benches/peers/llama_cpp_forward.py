@@ -64,7 +64,7 @@ def measure(args):
     with watch:
         means = score(model, head, items, size)
     write_lines(args.output, [{"id": key, "mean": mean} for key, mean in means.items()])
-    return watch.result(len(items), tokens_of(items), batch_size=size)
+    return watch.result(len(items), tokens_of(items), setting=["--batch-size", size])
 
 
 def flags(parser):

@@ -10,19 +10,12 @@ logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 
-def load(args, trainable=False, merged=False, attention="sdpa"):
+def load(args, trainable=False, merged=False):
     """The model in f32, on as many threads as `--threads` says."""
     torch.set_num_threads(args.threads)
     checkpoint = os.path.join(args.work, "checkpoint")
-    base = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=1, dtype=torch.float32,
-                                                              attn_implementation=attention)
+    base = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=1, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, args.adapter, is_trainable=trainable)
     model = model.merge_and_unload() if merged else model
     model.config.use_cache = False
     return model.eval()
-
-
-def reward_head(model):
-    """The weight of the head, (C)."""
-    score = model.score if hasattr(model, "score") else model.base_model.model.score
-    return next(value for name, value in score.named_parameters() if "original_module" not in name)[0].detach()

@@ -2,18 +2,19 @@
 """Means and variances from the gradient of every single reward, in PyTorch.
 
 `--way loop` calls one forward and one backward an item; `--way vmap` takes torch.func's vmap(grad) over padded batches.
-Both contract the gradients with the posterior, block by block.
+Both contract the gradients with the posterior, block by block. vmap has no rule for PyTorch's fused attention and falls
+back to a loop there, so `eager` attention is tried too.
 """
 import torch
 from torch.func import functional_call, grad_and_value, vmap
 
-from batches import by_length, chosen_size, padded, pooled
+from batches import by_length, fastest, padded, pooled, sample
 from protocol import Stopwatch, main, read_lines, tokens_of, write_lines
 
-SIZES = (2, 4, 8)
+CHOICES = tuple((size, attention) for attention in ("sdpa", "eager") for size in (2, 4, 8))
 
 
-def loop(model, posterior, items, _):
+def loop(model, posterior, items):
     """(mean, variance) by id, one item at a time."""
     scores = {}
     parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
@@ -62,25 +63,42 @@ def pool_inside(model):
     classifier.forward = forward
 
 
+def one_by_one(_, model, posterior, items):
+    """The loop, warmed up, and its setting: none."""
+    loop(model, posterior, items[:2])
+    return lambda some: loop(model, posterior, some), []
+
+
+def in_batches(args, model, posterior, items):
+    """vmap with its setting: the flags', or the fastest."""
+    pool_inside(model)
+
+    def score(some, choice):
+        size, attention = choice
+        model.base_model.model.set_attn_implementation(attention)
+        return batched(model, posterior, some, size)
+
+    choice = args.batch_size, args.attention
+    if args.batch_size:
+        score(items[:2], choice)
+    else:
+        choice = fastest(CHOICES, sample(items, 8), score)
+    return lambda some: score(some, choice), ["--batch-size", choice[0], "--attention", choice[1]]
+
+
 def measure(args):
     from model import load
     from posterior import Posterior
 
     watch, items = Stopwatch(), read_lines(args.input)
-    model = load(args, trainable=True, attention=args.attention)
+    model = load(args, trainable=True)
     posterior = Posterior(model, args.adapter)
-    if args.way == "loop":
-        way, size = loop, 1
-        way(model, posterior, items[:2], size)
-    else:
-        way = batched
-        pool_inside(model)
-        size = chosen_size(args, SIZES, items, lambda some, size: way(model, posterior, some, size), count=12)
+    way, setting = (one_by_one if args.way == "loop" else in_batches)(args, model, posterior, items)
     with watch:
-        scores = way(model, posterior, items, size)
+        scores = way(items)
     write_lines(args.output, [{"id": key, "mean": mean, "variance": variance}
                               for key, (mean, variance) in scores.items()])
-    return watch.result(len(items), tokens_of(items), batch_size=size)
+    return watch.result(len(items), tokens_of(items), setting=setting)
 
 
 def flags(parser):

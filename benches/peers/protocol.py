@@ -2,10 +2,11 @@
 
 A peer is a process of its own. It reads the lines of `--input`, does its work once, and prints
 
-    {"items", "tokens", "seconds", "load_seconds", ...}    or    {"unavailable": "the reason"}
+    {"items", "tokens", "seconds", "load_seconds", "setting"}    or    {"unavailable": "the reason"}
 
-`seconds` are those of the work alone: loading and a first, slower call come before. What it computed goes to
-`--output`, a line an item, for run.py to compare.
+`seconds` are those of the work alone: loading and a first, slower call come before. `setting` are the flags of what the
+peer found to be fastest, such as its batch size, for the next rounds. What it computed goes to `--output`, a line an
+item, for run.py to compare.
 """
 import argparse
 import contextlib

@@ -4,8 +4,8 @@
     pip install -r benches/peers/requirements.txt
     python benches/peers/run.py --data ../shared/data [--rows mean,fit] [--rounds 3] [--items 100] [--quick]
 
-f32, the embedded SmolLM2-135M with its default adapter, real items of the test split. Programs of a row (rows.py) run by
-turns, each a process of its own, alone on the machine; tokens are those of the items, without padding and with every
+f32, the embedded SmolLM2-135M with its default adapter, real items of the test split. Programs of a row (rows.py) run
+by turns, each a process of its own, alone on the machine; tokens are those of the items, without padding and with every
 prompt counted in full, whatever a program makes of them, and seconds do not count loading. A program's outputs are
 compared with Rewarden's in its first round (for `fit` on a few pairs): larger differences than 1e-3 are marked.
 """
@@ -65,21 +65,20 @@ def measure(row, args, data):
     """All rounds of a row."""
     programs = [row.ours, *row.peers]
     measured = [Measured(program.name, differs=program.differs) for program in programs]
-    sizes, outputs = {}, [{} for _ in programs]
+    settings, outputs = {}, [{} for _ in programs]
     first = ("--batch-size", "2") if args.quick else ()
     for number in range(args.rounds):
         for at, program in enumerate(programs):
             if measured[at].unavailable:
                 continue
             progress(f"{row.key}, round {number + 1}: {program.name}")
-            result, output = run(program, args, data.path(row.data), sizes.get(at, first))
+            result, output = run(program, args, data.path(row.data), settings.get(at, first))
             if "unavailable" in result:
                 measured[at].unavailable = result["unavailable"]
                 continue
             measured[at].rounds.append(result)
             outputs[at] = outputs[at] or output
-            if result.get("batch_size"):
-                sizes[at] = ("--batch-size", str(result["batch_size"]))
+            settings[at] = [str(flag) for flag in result.get("setting", [])]
     compare(row, measured, check(row, args, data) if row.check_data else outputs)
     return measured
 

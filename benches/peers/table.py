@@ -52,8 +52,8 @@ def line(title, measured, ours):
     ratio = "1" if measured is ours else "–"
     if measured is not ours and ours.rounds:
         ratio = f"**{ours.speed() / measured.speed():.2f}**"
-    size = measured.rounds[0].get("batch_size")
-    name = measured.name + (f" (batch {size})" if size else "")
+    setting = measured.rounds[0].get("setting")
+    name = measured.name + (f" (batch {', '.join(map(str, setting[1::2]))})" if setting else "")
     agrees = "" if measured is ours else agreement(measured)
     return f"| {title} | {name} | {measured.speed():.0f} | {speeds[0]:.0f}–{speeds[-1]:.0f} | {ratio} | {agrees} |"
 

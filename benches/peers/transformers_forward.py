@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Means with transformers: batches sorted by length and padded, with the adapter merged into the weights or beside them.
+"""Means with transformers: batches sorted by length and padded, the adapter merged into the weights or beside them.
 
 With `--shared-prompt`, items of one `group` are candidates of one prompt, whose keys and values are computed once.
 """
+from functools import partial
+
 import torch
 
 from batches import by_length, chosen_size, padded
@@ -30,7 +32,7 @@ def common_prefix(sequences):
 
 
 @torch.inference_mode()
-def score_shared(model, items, _):
+def score_shared(model, items):
     """Means by id; the common tokens of a group go through the model once."""
     groups, means = {}, {}
     for item in items:
@@ -51,15 +53,16 @@ def measure(args):
 
     watch, items = Stopwatch(), read_lines(args.input)
     model = load(args, merged=not args.unmerged)
-    way = score_shared if args.shared_prompt else score
     if args.shared_prompt:
-        size = way(model, items[:2], 0) and 0
+        score_shared(model, items[:2])                   # the first call is slower
+        way, setting = score_shared, []
     else:
-        size = chosen_size(args, SIZES, items, lambda some, size: way(model, some, size))
+        size = chosen_size(args, SIZES, items, lambda some, size: score(model, some, size))
+        way, setting = partial(score, size=size), ["--batch-size", size]
     with watch:
-        means = way(model, items, size)
+        means = way(model, items)
     write_lines(args.output, [{"id": key, "mean": mean} for key, mean in means.items()])
-    return watch.result(len(items), tokens_of(items), batch_size=size)
+    return watch.result(len(items), tokens_of(items), setting=setting)
 
 
 def flags(parser):

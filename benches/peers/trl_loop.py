@@ -58,7 +58,7 @@ def measure(args):
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     write_lines(args.output, [{"id": f"step {at + 1}", "mean": loss} for at, loss in enumerate(losses)])
     tokens = sum(len(pair["chosen_ids"]) + len(pair["rejected_ids"]) for pair in pairs)
-    return watch.result(2 * len(pairs) * args.steps, tokens * args.steps, batch_size=args.batch_size)
+    return watch.result(2 * len(pairs) * args.steps, tokens * args.steps, setting=["--batch-size", args.batch_size])
 
 
 if __name__ == "__main__":
