@@ -62,7 +62,7 @@ def measure(args):
     items = [{**pair, "input_ids": pair["chosen_ids"] + pair["rejected_ids"]} for pair in pairs]
     model = load(args, trainable=True)
     try:
-        size = chosen_size(args, SIZES, items, lambda some, size: factors(model, some, size), count=3)
+        size = chosen_size(args, SIZES, items, lambda some, size: factors(model, some, size), count=2)
     except Exception as error:                           # whatever the library raises is the answer
         raise Unavailable(f"{type(error).__name__}: {error}"[:200]) from error
     with watch:

@@ -14,6 +14,7 @@ class Program:
     script: str
     flags: tuple = ()
     differs: str = ""
+    rounds: int = 1000               # at most: what is very slow runs once
 
     @property
     def needs(self):
@@ -52,7 +53,7 @@ TRL = Program("TRL RewardTrainer + peft", "trl_loop.py")
 HOOKS = Program("PyTorch hooks, all tokens", "kfac.py", ("--way", "hooks"))
 PACKAGE = Program("bayesian-lora, last tokens", "kfac.py", ("--way", "package"),
                   "factors of the last token alone, with sampled labels")
-LAPLACE = Program("laplace-torch, KronLaplace", "laplace_torch.py", (), "another fit of its own")
+LAPLACE = Program("laplace-torch, KronLaplace", "laplace_torch.py", (), "KFAC of its own; one round", 1)
 
 MEAN, VARIANCE = ours("score", "--no-variance"), ours("score")
 

@@ -84,7 +84,7 @@ def measure(row, args, data):
     first = ("--batch-size", "2") if args.quick else ()
     for number in range(args.rounds):
         for at, program in enumerate(programs):
-            if measured[at].unavailable:
+            if measured[at].unavailable or number >= program.rounds:
                 continue
             progress(f"{row.key}, round {number + 1}: {program.name}")
             result, output = run(program, args, data.path(row.data), settings.get(at, first))
