@@ -20,7 +20,7 @@ import time
 import numpy as np
 
 from data import pair_tokens
-from protocol import Stopwatch, Unavailable, main, read_lines, tokens_of, write_lines
+from protocol import main, read_lines, tokens_of, write_lines
 
 DONE = re.compile(rb"([\d,]+)/([\d,]+) tokens")
 WIDE = struct.pack("HHHH", 50, 160, 0, 0)        # rows and columns of the terminal
@@ -31,9 +31,10 @@ def environment(args):
 
 
 def score(args):
-    """Means, and variances unless `--no-variance`."""
+    """Means, and variances unless `--no-variance`; items that begin alike share that unless `--alone`."""
     command = [args.binary, "score", "--adapter", args.adapter, "--model", args.base, "--input", args.input,
-               "--output", args.output, "--timing"] + ["--no-variance"] * args.no_variance
+               "--output", args.output, "--timing", "--batch-tokens", str(args.batch_tokens)]
+    command += ["--no-variance"] * args.no_variance + ["--deterministic"] * args.alone
     done = subprocess.run(command, capture_output=True, text=True, env=environment(args))
     if done.returncode:
         raise SystemExit(f"rewarden score: {done.stderr.strip()}")
@@ -42,16 +43,6 @@ def score(args):
         raise SystemExit(f"rewarden score: counted {timing['tokens']} tokens, not {tokens}")
     return {"items": timing["items"], "tokens": tokens, "seconds": timing["score_seconds"],
             "load_seconds": timing["load_seconds"]}
-
-
-def shared(args):
-    """Means of the candidates of each prompt, the prompt computed once.
-
-    To be filled in with the command that takes candidates of one prompt. The lines of `candidates-16.jsonl` have
-    `group`, `input_ids`, and `candidate` with the prompt's messages and the response; what is to be done is to write
-    `id` and `mean` to `args.output` and to return what `score` returns.
-    """
-    raise Unavailable("rewarden has no command for the candidates of one prompt yet")
 
 
 class Terminal:
@@ -163,7 +154,7 @@ def summaries(path):
     return lines
 
 
-WAYS = {"score": score, "shared": shared, "train": train, "fit": fit}
+WAYS = {"score": score, "train": train, "fit": fit}
 
 
 def flags(parser):
@@ -171,6 +162,8 @@ def flags(parser):
     parser.add_argument("--binary", required=True)
     parser.add_argument("--base", required=True, help="GGUF file of the embedded base")
     parser.add_argument("--no-variance", action="store_true")
+    parser.add_argument("--alone", action="store_true", help="every item alone: nothing is shared, nothing packed")
+    parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--factors", action="store_true")
 

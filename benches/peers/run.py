@@ -160,6 +160,7 @@ def chosen_rows(keys):
 
 
 def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))     # so that what runs is ended, too
     args = arguments()
     rows = list(chosen_rows(args.rows))
     for name in ("binary", "base", "adapter", "work"):
