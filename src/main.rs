@@ -6,19 +6,20 @@ use std::{
     process::ExitCode,
 };
 
-/// Keeps what a pass frees for the next: activations of megabytes come and go with every layer, and an allocator that
-/// returns them to the system pays for each page again.
+/// Keeps what a pass frees for the next one: activations of megabytes come and go with every layer, and pages that are
+/// returned to the system have to be zeroed again.
 #[cfg(not(target_env = "msvc"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Large allocations share the arenas of small ones, and what is freed stays for ten seconds.
+/// Huge pages where the system has them; one arena, so that what loading frees serves the activations; nothing is given back,
+/// so that the memory of a server stays what it was at its peak.
 // SAFETY: the allocator reads a pointer to a C string under this name before `main`, and nothing else has the name.
 #[cfg(not(target_env = "msvc"))]
 #[unsafe(export_name = "_rjem_malloc_conf")]
 pub static MALLOC_CONF: Option<&c_char> =
     // SAFETY: the literal is not empty and lives as long as the program.
-    Some(unsafe { &*c"narenas:4,oversize_threshold:0,dirty_decay_ms:10000,muzzy_decay_ms:0".as_ptr() });
+    Some(unsafe { &*c"thp:always,narenas:1,oversize_threshold:0,dirty_decay_ms:-1".as_ptr() });
 
 fn main() -> ExitCode {
     match rewarden::cli::Cli::read(std::env::args_os()).run() {

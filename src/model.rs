@@ -44,13 +44,13 @@ pub struct RewardModel {
     head: Tensor,
     /// Whether the head is one of the adapter's blocks.
     head_trainable: bool,
+    activation_bytes: usize,
     dtype: DType,
     device: Device,
 }
 
-/// Bytes of activations that a forward keeps for its backward at most, of the upper layers; of those below it keeps the
-/// inputs alone, and the backward computes them once more.
-const KEPT: usize = 384 << 20;
+/// Bytes of activations that a forward keeps, unless another number is set.
+pub const ACTIVATION_BYTES: usize = 384 << 20;
 
 /// A forward pass, kept for its backward.
 pub struct Trace<'a> {
@@ -122,6 +122,7 @@ impl RewardModel {
             norm: tensor("model.norm.weight".into())?,
             head: place(used)?,
             head_trainable: head.is_some(),
+            activation_bytes: ACTIVATION_BYTES,
             config: base.config.clone(),
             dtype,
             device: device.clone(),
@@ -140,6 +141,12 @@ impl RewardModel {
     /// Drops what only the backward needs: [`RewardModel::backward`] fails from now on.
     pub fn forward_only(&mut self) {
         self.layers.iter_mut().flat_map(|layer| &mut layer.linears).for_each(Linear::forward_only);
+    }
+
+    /// Keeps at most so many bytes of activations for a backward, those of the upper layers; of the layers below a forward keeps
+    /// the inputs alone, and the backward computes them once more.
+    pub fn keep_activations(&mut self, bytes: usize) {
+        self.activation_bytes = bytes;
     }
 
     /// Rounds the frozen weights to eight bits, and drops what only the backward needs.
@@ -175,7 +182,7 @@ impl RewardModel {
     /// The rewards, with everything that [`RewardModel::backward`] reads.
     pub fn forward<'a>(&'a self, packed: &'a Packed) -> Result<Trace<'a>> {
         let batch = self.batch(packed)?;
-        let whole = KEPT / (packed.tokens() * self.layer_bytes()).max(1);
+        let whole = self.activation_bytes / (packed.tokens() * self.layer_bytes()).max(1);
         let mut x = self.embed(packed)?;
         let mut layers = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
@@ -189,7 +196,7 @@ impl RewardModel {
 
     /// Tokens of one forward whose activations are kept in all layers.
     pub fn tokens_kept(&self) -> usize {
-        (KEPT / (self.layer_bytes() * self.layers.len()).max(1)).max(1)
+        (self.activation_bytes / (self.layer_bytes() * self.layers.len()).max(1)).max(1)
     }
 
     /// Bytes of one token's activations that a layer keeps.

@@ -107,6 +107,7 @@ impl Opened {
             Want::Mean => None,
             Want::MeanAndVariance => self.posterior()?,
         };
+        self.model.keep_activations(scoring.activation_memory << 20);
         if scoring.compute == Compute::Int8 {
             self.model.quantize()?;
         }

@@ -2,9 +2,10 @@
 
 use crate::{
     Error, Result,
+    model::ACTIVATION_BYTES,
     score::{Sharing, Want},
 };
-use clap::ValueEnum;
+use clap::{ValueEnum, builder::RangedU64ValueParser};
 
 /// The type that the frozen weights are multiplied in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -17,11 +18,15 @@ pub enum Compute {
 }
 
 /// Flags of every command that scores.
-#[derive(Debug, Clone, Default, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct ScoringArgs {
     /// Type that the frozen weights are multiplied in
     #[arg(long, value_enum, default_value = "f32", env = "REWARDEN_COMPUTE")]
     pub compute: Compute,
+    /// MiB of activations that are kept for a variance; those of a longer sequence are computed a second time
+    #[arg(long, value_name = "MIB", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 20))]
+    #[arg(default_value_t = ACTIVATION_BYTES >> 20, env = "REWARDEN_ACTIVATION_MEMORY")]
+    pub activation_memory: usize,
     /// Computes every sequence alone, so that its score does not depend on the batch to the last bit
     #[arg(long, env = "REWARDEN_DETERMINISTIC")]
     pub deterministic: bool,

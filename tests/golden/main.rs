@@ -1,7 +1,6 @@
 //! Numbers of PyTorch, transformers and peft (`tests/fixtures`) against those of the engine, tensor by tensor.
 
 use candle_core::{DType, Device, Tensor};
-use rand::{SeedableRng, seq::SliceRandom};
 use rewarden::{
     data,
     fit::{Fit, Options},
@@ -31,6 +30,8 @@ use std::{
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
 };
+
+mod batches;
 
 const CASES: [&str; 5] = ["llama-0", "llama-1", "llama-2", "llama3-0", "llama3-1"];
 const NO_LIMIT: Limit = Limit { max_length: usize::MAX, truncation: None };
@@ -298,30 +299,6 @@ fn a_fitted_posterior_is_that_of_the_reference() {
             let (got, want) = (blocks.values().map(|b| b[i]).sum::<f64>(), &expected["ekfac_variance"][id]);
             let want = want.as_f64().unwrap();
             assert!((got - want).abs() <= 1e-3 * want, "{what} {id}: fitted {got} is not {want}");
-        }
-    }
-}
-
-proptest::proptest! {
-    #![proptest_config(proptest::test_runner::Config { cases: 12, ..Default::default() })]
-    #[test]
-    fn a_score_does_not_depend_on_its_batch(seed in 0u64..1000, parts in 1usize..6) {
-        let case = Case::all().nth(seed as usize % CASES.len()).unwrap();
-        let model = case.model(DType::F32);
-        let posterior = posterior(&case, &model);
-        let (_, sequences) = case.inputs();
-        let score = |of: &[&TokenSeq]| {
-            with_variances(&model, &posterior, &Packed::sequences(of.iter().copied()), 1).unwrap()
-        };
-        let mut order: Vec<usize> = (0..sequences.len()).collect();
-        order.shuffle(&mut rand_chacha::ChaCha8Rng::seed_from_u64(seed));
-        for part in order.chunks(sequences.len().div_ceil(parts)) {
-            let (means, variances) = score(&part.iter().map(|i| &sequences[*i]).collect::<Vec<_>>());
-            for ((i, mean), variance) in part.iter().zip(means).zip(variances) {
-                let (alone, spread) = score(&[&sequences[*i]]);
-                proptest::prop_assert!((mean - alone[0]).abs() <= 1e-5 * alone[0].abs().max(1.0));
-                proptest::prop_assert!((variance - spread[0]).abs() <= 1e-5 * spread[0].max(1.0));
-            }
         }
     }
 }
