@@ -110,7 +110,7 @@ impl QuantizedWeight {
         let tokens = x.len() / self.d_in;
         assert_eq!(x.len(), tokens * self.d_in, "values of {tokens} tokens of {} numbers", self.d_in);
         let outputs = tokens * self.d_out;
-        assert!(to.is_none_or(|to| to.len() == outputs), "{outputs} numbers are added to");
+        assert!(to.is_none_or(|to| to.len() == outputs), "{outputs} outputs are added to");
         let x = activations(x, self.d_in);
         let [down, across] = [tokens.div_ceil(TASK.0), self.panels().div_ceil(TASK.1)];
         let products = TASK.0.min(tokens) * TASK.1 * PANEL * self.d_in;
