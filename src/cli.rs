@@ -18,6 +18,7 @@ pub mod output;
 pub mod pairs;
 mod progress;
 pub mod score;
+pub mod scoring;
 pub mod serve;
 mod stop;
 pub mod train;

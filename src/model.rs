@@ -9,7 +9,7 @@ use crate::{
     Error, Result,
     nn::{
         linear::{Linear, Lora},
-        norm::{rms_norm, rms_norm_backward},
+        norm::rms_norm,
         pack::Packed,
         product::product,
     },
@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 pub mod adapter;
 pub mod checkpoint;
 pub mod config;
+pub mod descent;
 mod layer;
 pub mod sink;
 pub mod site;
@@ -27,6 +28,7 @@ pub mod site;
 use adapter::Adapter;
 use checkpoint::Checkpoint;
 use config::Config;
+use descent::Descent;
 use layer::{Batch, Layer};
 use sink::{Rows, Sink};
 use site::{Factor, HEAD, Projection, Site};
@@ -46,13 +48,14 @@ pub struct RewardModel {
     device: Device,
 }
 
-/// Bytes of activations that a forward keeps for its backward at most; beyond, it keeps the layers' inputs alone, and the
-/// backward computes each layer once more.
+/// Bytes of activations that a forward keeps for its backward at most, of the upper layers; of those below it keeps the
+/// inputs alone, and the backward computes them once more.
 const KEPT: usize = 384 << 20;
 
 /// A forward pass, kept for its backward.
 pub struct Trace<'a> {
     rewards: Vec<f64>,
+    packed: &'a Packed,
     batch: Batch<'a>,
     layers: Vec<Kept>,
     /// What the pooled tokens had before the last norm, (M, C).
@@ -67,6 +70,11 @@ enum Kept {
 }
 
 impl Trace<'_> {
+    /// Tokens of each reward's sequence.
+    pub fn lengths(&self) -> Vec<usize> {
+        self.packed.pooled.iter().map(|token| self.packed.positions[*token] as usize + 1).collect()
+    }
+
     /// A reward for each pooled token.
     pub fn rewards(&self) -> &[f64] {
         &self.rewards
@@ -134,6 +142,11 @@ impl RewardModel {
         self.layers.iter_mut().flat_map(|layer| &mut layer.linears).for_each(Linear::forward_only);
     }
 
+    /// Rounds the frozen weights to eight bits, and drops what only the backward needs.
+    pub fn quantize(&mut self) -> Result<()> {
+        Ok(self.layers.iter_mut().flat_map(|layer| &mut layer.linears).try_for_each(Linear::quantize)?)
+    }
+
     /// A reward for each pooled token, computed without keeping anything for a backward.
     pub fn rewards(&self, packed: &Packed) -> Result<Vec<f64>> {
         self.read_out(&self.last(packed)?)
@@ -160,52 +173,52 @@ impl RewardModel {
     }
 
     /// The rewards, with everything that [`RewardModel::backward`] reads.
-    pub fn forward(&self, packed: &Packed) -> Result<Trace<'_>> {
+    pub fn forward<'a>(&'a self, packed: &'a Packed) -> Result<Trace<'a>> {
         let batch = self.batch(packed)?;
-        let whole = packed.tokens() <= self.tokens_kept();
+        let whole = KEPT / (packed.tokens() * self.layer_bytes()).max(1);
         let mut x = self.embed(packed)?;
         let mut layers = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
             let (y, trace) = layer.forward(&x, &batch)?;
-            layers.push(if whole { Kept::Whole(trace) } else { Kept::Input(x) });
+            let upper = layer.index + whole >= self.layers.len();
+            layers.push(if upper { Kept::Whole(trace) } else { Kept::Input(x) });
             x = y;
         }
-        Ok(Trace { rewards: self.read_out(&x)?, batch, layers, last: x })
+        Ok(Trace { rewards: self.read_out(&x)?, packed, batch, layers, last: x })
     }
 
-    /// Tokens of one forward whose activations are all kept for the backward.
+    /// Tokens of one forward whose activations are kept in all layers.
     pub fn tokens_kept(&self) -> usize {
-        let Config { hidden_size, intermediate_size, heads, kv_heads, head_dim, layers, .. } = self.config;
+        (KEPT / (self.layer_bytes() * self.layers.len()).max(1)).max(1)
+    }
+
+    /// Bytes of one token's activations that a layer keeps.
+    fn layer_bytes(&self) -> usize {
+        let Config { hidden_size, intermediate_size, heads, kv_heads, head_dim, .. } = self.config;
         // x, middle; qkv, mixed; gate and up.
         let numbers = 2 * hidden_size + (2 * heads + 2 * kv_heads) * head_dim + 2 * intermediate_size;
-        (KEPT / (numbers * layers * self.dtype.size_in_bytes())).max(1)
+        numbers * self.dtype.size_in_bytes()
     }
 
     /// Walks back from `sum_i cotangents[i] * reward[i]` and shows every trainable matrix to `sink`, the head first,
     /// then layer by layer from the top.
     pub fn backward(&self, trace: &Trace, cotangents: &[f64], sink: &mut dyn Sink) -> Result<()> {
-        let cotangents =
-            Tensor::from_slice(cotangents, (cotangents.len(), 1), &self.device)?.to_dtype(self.dtype)?;
-        let eps = self.config.rms_norm_eps;
-        if self.head_trainable {
-            sink.head(&rms_norm(&trace.last, &self.norm, eps)?, &cotangents)?;
-        }
-        let Some(lowest) = self.layers.iter().position(Layer::has_lora) else {
-            return Ok(());
-        };
-        let dhidden = product(&cotangents, &self.head)?;
-        let beside = dhidden.zeros_like()?;
-        let mut dx = rms_norm_backward(&trace.last, &self.norm, eps, &dhidden, &beside)?;
-        for (layer, kept) in self.layers.iter().zip(&trace.layers).skip(lowest).rev() {
-            dx = match kept {
-                Kept::Whole(whole) => layer.backward(whole, &trace.batch, &dx, sink)?,
-                Kept::Input(x) => {
-                    let (_, whole) = layer.forward(x, &trace.batch)?;
-                    layer.backward(&whole, &trace.batch, &dx, sink)?
-                }
-            };
+        self.show_head(trace, cotangents, sink)?;
+        let mut descent = Descent::whole(self, trace, cotangents)?;
+        while descent.depth() > 0 {
+            descent.layer(sink)?;
         }
         Ok(())
+    }
+
+    /// Shows the reward head alone to `sink`, every reward with the cotangent 1.
+    pub fn head_backward(&self, trace: &Trace, sink: &mut dyn Sink) -> Result<()> {
+        self.show_head(trace, &vec![1.0; trace.rewards.len()], sink)
+    }
+
+    /// Begins to walk some sequences back below the head, each from its own reward, given by index.
+    pub fn descend<'a>(&'a self, trace: &'a Trace<'a>, rewards: &[usize]) -> Result<Descent<'a>> {
+        Descent::of_rewards(self, trace, rewards)
     }
 
     /// Every trainable matrix by block name.

@@ -17,7 +17,9 @@ pub mod norm;
 pub mod outer;
 pub mod pack;
 pub mod product;
+pub mod quantized;
 pub mod rope;
+pub mod rows;
 
 #[cfg(test)]
 pub(crate) mod check;

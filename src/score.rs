@@ -9,15 +9,18 @@ use candle_core::Tensor;
 use crate::{
     Error, Result,
     model::{RewardModel, sink::Jacobians},
-    nn::pack::Packed,
+    nn::pack::{Packed, fold::by_prefix, pair_tokens},
     posterior::Posterior,
     text::TokenSeq,
 };
 
+mod candidates;
 pub mod penalty;
 pub mod select;
 
+use candidates::Candidates;
 use penalty::Penalty;
+use select::{Selected, distinct, select};
 
 /// What is computed: a variance takes a backward, and so about twice the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,11 +54,6 @@ pub struct Rated {
 }
 
 impl Estimate {
-    /// A mean without a variance.
-    pub fn certain(mean: f64) -> Self {
-        Self { mean, variance: None }
-    }
-
     /// Refuses an estimate that is not a number, or whose variance is negative, or missing where it is wanted.
     pub fn finite(self, want: Want) -> Result<Self> {
         if !self.mean.is_finite() {
@@ -90,6 +88,19 @@ pub trait Score: Send {
     fn warm_up(&mut self, sequence: &TokenSeq) -> Result<()>;
 }
 
+/// Tokens of one pass at most where only means are wanted: more are no faster, and leave the caches.
+const PASS: usize = 1024;
+
+/// How the sequences of a batch are computed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// Together, common beginnings once. The last bits of a score may depend on what else is in the batch.
+    #[default]
+    Shared,
+    /// Each alone: its score is the same to the last bit, whatever else is in the batch.
+    Alone,
+}
+
 /// A reward model and, where it was fitted, its posterior.
 #[derive(Debug)]
 pub struct Scorer {
@@ -97,41 +108,73 @@ pub struct Scorer {
     pub model: RewardModel,
     /// Gives the variances; without it there are none.
     pub posterior: Option<Posterior>,
+    sharing: Sharing,
 }
 
 impl Scorer {
     /// Puts a model and its posterior together, and drops what scoring does not need.
-    pub fn new(mut model: RewardModel, posterior: Option<Posterior>) -> Self {
+    pub fn new(mut model: RewardModel, posterior: Option<Posterior>, sharing: Sharing) -> Self {
         model.freeze();
         if posterior.is_none() {
             model.forward_only();
         }
-        Self { model, posterior }
+        Self { model, posterior, sharing }
     }
 
     /// Returns what can be computed of `wanted`: no variance without a posterior.
     pub fn able(&self, wanted: Want) -> Want {
         if self.posterior.is_some() { wanted } else { Want::Mean }
     }
+
+    /// Finds the candidate of one prompt with the highest conservative score, the lowest index among equals, without
+    /// computing the variances of those that cannot win.
+    pub fn best_of(&self, candidates: &[&TokenSeq], penalty: Penalty) -> Result<Selected> {
+        let distinct = distinct(candidates);
+        let some: Vec<&TokenSeq> = distinct.iter().map(|i| candidates[*i]).collect();
+        let packed = Packed::candidates(&some);
+        let trace = self.model.forward(&packed)?;
+        let pool = Candidates::new(&self.model, self.posterior.as_ref(), &trace)?;
+        let selected = select(&pool, penalty)?;
+        Ok(Selected { index: distinct[selected.index], ..selected })
+    }
+
+    /// Scores sequences that are computed together.
+    fn pass(&self, sequences: &[&TokenSeq], want: Want) -> Result<Vec<Estimate>> {
+        let Some(posterior) = self.posterior.as_ref().filter(|_| want == Want::MeanAndVariance) else {
+            let rewards = self.model.rewards(&Packed::folded(sequences))?;
+            return Ok(rewards.into_iter().map(|mean| Estimate { mean, variance: None }).collect());
+        };
+        let packed = worth_folding(sequences);
+        let trace = self.model.forward(&packed)?;
+        let candidates = Candidates::new(&self.model, Some(posterior), &trace)?;
+        let variances = candidates.variances(self.model.tokens_kept())?;
+        let both = trace.rewards().iter().zip(variances);
+        Ok(both.map(|(mean, variance)| Estimate { mean: *mean, variance: Some(variance) }).collect())
+    }
+}
+
+/// Folds sequences where that saves a good part of the forward: to take them apart again for the backward costs copies.
+fn worth_folding(sequences: &[&TokenSeq]) -> Packed {
+    let folded = Packed::folded(sequences);
+    let tokens: usize = sequences.iter().map(|sequence| sequence.pooled + 1).sum();
+    if 4 * folded.tokens() <= 3 * tokens { folded } else { Packed::sequences(sequences.iter().copied()) }
 }
 
 impl Score for Scorer {
     fn score(&mut self, batch: &[&TokenSeq], want: Want) -> Result<Vec<Estimate>> {
-        let posterior = self.posterior.as_ref().filter(|_| want == Want::MeanAndVariance);
-        let mut estimates = Vec::with_capacity(batch.len());
-        let limit = std::env::var("PASS").map(|x| x.parse().unwrap()).unwrap_or(512usize);
-        for pass in passes(batch, limit) {
-            let packed = Packed::sequences(pass.iter().copied());
-            match posterior {
-                None => estimates.extend(self.model.rewards(&packed)?.into_iter().map(Estimate::certain)),
-                Some(posterior) => {
-                    let (means, variances) = with_variances(&self.model, posterior, &packed, 1)?;
-                    let both = means.into_iter().zip(variances);
-                    estimates
-                        .extend(both.map(|(mean, variance)| Estimate { mean, variance: Some(variance) }));
-                }
-            }
+        let limit = match (self.sharing, self.able(want)) {
+            (Sharing::Alone, _) => 0,
+            (Sharing::Shared, Want::Mean) => PASS,
+            (Sharing::Shared, Want::MeanAndVariance) => self.model.tokens_kept().min(PASS),
+        };
+        let order = by_prefix(batch);
+        let sorted: Vec<&TokenSeq> = order.iter().map(|i| batch[*i]).collect();
+        let mut estimates = vec![Estimate { mean: 0.0, variance: None }; batch.len()];
+        let mut scored = Vec::with_capacity(batch.len());
+        for pass in passes(&sorted, limit) {
+            scored.extend(self.pass(pass, want)?);
         }
+        order.into_iter().zip(scored).for_each(|(i, estimate)| estimates[i] = estimate);
         Ok(estimates)
     }
 
@@ -142,17 +185,22 @@ impl Score for Scorer {
     }
 }
 
-/// Runs of sequences of at most `limit` tokens; one that is longer is a run of its own.
-fn passes<'a, 'b>(batch: &'b [&'a TokenSeq], limit: usize) -> Vec<&'b [&'a TokenSeq]> {
+/// Runs of neighbours of at most `limit` tokens, those that one shares with the one before it counted once; one that is longer
+/// is a run of its own.
+fn passes<'a, 'b>(sorted: &'b [&'a TokenSeq], limit: usize) -> Vec<&'b [&'a TokenSeq]> {
     let mut passes = Vec::new();
-    let mut rest = batch;
+    let mut rest = sorted;
     while !rest.is_empty() {
         let mut tokens = 0;
-        let fits = |sequence: &&&TokenSeq| {
-            tokens += sequence.ids.len();
+        let own = |i: usize| match i {
+            0 => rest[0].pooled + 1,
+            _ => pair_tokens(rest[i - 1], rest[i]) - (rest[i - 1].pooled + 1),
+        };
+        let fits = |i: &usize| {
+            tokens += own(*i);
             tokens <= limit
         };
-        let (now, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+        let (now, later) = rest.split_at((0..rest.len()).take_while(fits).count().max(1));
         passes.push(now);
         rest = later;
     }
@@ -194,7 +242,7 @@ fn jacobians(
     Ok(trace.rewards().to_vec())
 }
 
-/// Scores any number of sequences in batches of at most `budget` tokens, of similar lengths; `done` hears of the tokens
+/// Scores any number of sequences in batches of at most `budget` tokens, those that begin alike together; `done` hears of the tokens
 /// of each batch. Estimates come in the order of the sequences.
 pub fn in_batches(
     scorer: &mut dyn Score,
@@ -203,8 +251,7 @@ pub fn in_batches(
     budget: usize,
     mut done: impl FnMut(usize),
 ) -> Result<Vec<Estimate>> {
-    let mut order: Vec<usize> = (0..sequences.len()).collect();
-    order.sort_by_key(|i| sequences[*i].ids.len());
+    let order = by_prefix(&sequences.iter().collect::<Vec<_>>());
     let mut estimates = vec![Estimate { mean: 0.0, variance: None }; sequences.len()];
     let mut rest = &order[..];
     while !rest.is_empty() {
@@ -243,17 +290,18 @@ mod tests {
         let base = Checkpoint::open(&folder.join("base")).unwrap();
         let adapter = Adapter::load(&folder.join("adapter"), &base.config).unwrap();
         let model = RewardModel::new(&base, Some(&adapter), DType::F32, &Device::Cpu).unwrap();
-        Scorer::new(model, None)
+        Scorer::new(model, None, Sharing::default())
     }
 
     #[test]
     fn passes_keep_the_order_and_the_limit() {
+        let of = |n: usize, first: u32| TokenSeq { ids: vec![first; n], pooled: n - 1, truncated: false };
         let sequences =
-            [3, 4, 9, 2, 1, 1].map(|n| TokenSeq { ids: vec![0; n], pooled: n - 1, truncated: false });
+            [(3, 1), (4, 2), (9, 3), (2, 4), (1, 5), (1, 6), (7, 7), (7, 7)].map(|(n, first)| of(n, first));
         let batch: Vec<&TokenSeq> = sequences.iter().collect();
         let lengths: Vec<Vec<usize>> =
-            passes(&batch, 7).iter().map(|pass| pass.iter().map(|s| s.ids.len()).collect()).collect();
-        assert_eq!(lengths, [vec![3, 4], vec![9], vec![2, 1, 1]]);
+            passes(&batch, 8).iter().map(|pass| pass.iter().map(|s| s.ids.len()).collect()).collect();
+        assert_eq!(lengths, [vec![3, 4], vec![9], vec![2, 1, 1], vec![7, 7]]);
     }
 
     #[test]

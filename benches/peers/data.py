@@ -132,7 +132,7 @@ def long_prompt(pools, at, encode):
 
 
 def candidates(pools, encode, prompts, count):
-    """`count` answers to each of `prompts` prompts; `group` says which belong together, `text` what they are."""
+    """`count` answers to each of `prompts` prompts; `group` says which belong together, `candidate` what they are."""
     lines = []
     for group in range(prompts):
         at = group % len(pools)
@@ -140,8 +140,8 @@ def candidates(pools, encode, prompts, count):
         first = group // len(pools) * count
         for k, response in enumerate(pools[at]["responses"][first:first + count]):
             ids = encode(prompt + messages(response, "assistant"))
-            text = {"prompt": prompt, "response": response}
-            lines.append({"id": f"{group}-{k}", "group": group, "input_ids": ids, "text": text})
+            candidate = {"prompt": prompt, "response": response}
+            lines.append({"id": f"{group}-{k}", "group": group, "input_ids": ids, "candidate": candidate})
     return lines
 
 

@@ -48,8 +48,8 @@ def shared(args):
     """Means of the candidates of each prompt, the prompt computed once.
 
     To be filled in with the command that takes candidates of one prompt. The lines of `candidates-16.jsonl` have
-    `group`, `input_ids`, and `text` with the prompt's messages and the response; what is to be done is to write `id` and
-    `mean` to `args.output` and to return what `score` returns.
+    `group`, `input_ids`, and `candidate` with the prompt's messages and the response; what is to be done is to write
+    `id` and `mean` to `args.output` and to return what `score` returns.
     """
     raise Unavailable("rewarden has no command for the candidates of one prompt yet")
 

@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -37,13 +38,27 @@ def run(program, args, data, more=()):
                "--adapter", args.adapter, "--input", data, "--output", output, "--threads", str(args.threads)]
     for name in program.needs:
         command += [f"--{name}", getattr(args, name)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=LIMIT)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return {"unavailable": f"exit code {done.returncode}: {last}"[:300]}, {}
-    result = json.loads(done.stdout.strip().splitlines()[-1])
+    code, printed, errors = finished(command, {**os.environ, "OMP_NUM_THREADS": str(args.threads)})
+    if code:
+        last = (errors.strip().splitlines() or ["no message"])[-1]
+        return {"unavailable": f"exit code {code}: {last}"[:300]}, {}
+    result = json.loads(printed.strip().splitlines()[-1])
     return result, {} if "unavailable" in result else {line["id"]: line for line in read_lines(output)}
+
+
+def finished(command, environment):
+    """Exit code and output of a process, which is ended with all that it started when its time is over."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+                               start_new_session=True)
+    try:
+        printed, errors = process.communicate(timeout=LIMIT)
+    except BaseException as error:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if isinstance(error, subprocess.TimeoutExpired):
+            return "none", "", f"took more than {LIMIT} s"
+        raise
+    return process.returncode, printed, errors
 
 
 def compare(row, measured, outputs):

@@ -1,5 +1,6 @@
 //! Which model a command works on: `--model`, `--adapter`, or the embedded default.
 
+use super::scoring::{Compute, ScoringArgs};
 use crate::{
     Error, Result,
     model::{RewardModel, adapter::Adapter, checkpoint::Checkpoint},
@@ -101,12 +102,15 @@ impl Opened {
 
     /// The model, ready to score and nothing else: with the posterior in the adapter's folder, where there is one and a
     /// variance may be wanted.
-    pub fn into_scorer(self, want: Want) -> Result<Scorer> {
-        let posterior = match want {
+    pub fn into_scorer(mut self, want: Want, scoring: &ScoringArgs) -> Result<Scorer> {
+        let posterior = match scoring.able(want) {
             Want::Mean => None,
             Want::MeanAndVariance => self.posterior()?,
         };
-        Ok(Scorer::new(self.model, posterior))
+        if scoring.compute == Compute::Int8 {
+            self.model.quantize()?;
+        }
+        Ok(Scorer::new(self.model, posterior, scoring.sharing()))
     }
 
     fn posterior(&self) -> Result<Option<Posterior>> {

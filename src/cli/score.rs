@@ -1,6 +1,6 @@
 //! `rewarden score`: items of a file become lines of means, variances and conservative scores.
 
-use super::{model::ModelArgs, output::write_stdout, progress::Progress};
+use super::{model::ModelArgs, output::write_stdout, progress::Progress, scoring::ScoringArgs};
 use crate::{
     Error, Result,
     data::lines::{Lines, at_line},
@@ -39,6 +39,8 @@ pub struct Score {
     /// Computes means only, at about half the cost
     #[arg(long, env = "REWARDEN_NO_VARIANCE")]
     no_variance: bool,
+    #[command(flatten)]
+    scoring: ScoringArgs,
     /// Cuts what is too long, instead of failing
     #[arg(long, value_enum, env = "REWARDEN_TRUNCATION")]
     truncation: Option<Truncation>,
@@ -85,11 +87,12 @@ impl Score {
     /// Scores the file; nothing is written unless every item has its score.
     pub fn run(self) -> Result<()> {
         let penalty = Penalty::new(self.penalty, self.k)?;
+        let want = if self.no_variance { Want::Mean } else { Want::MeanAndVariance };
+        self.scoring.check(want)?;
         let started = Instant::now();
         let opened = self.model.open()?;
         let (encoder, longest) = (Arc::clone(&opened.base.encoder), opened.base.config.max_length);
-        let want = if self.no_variance { Want::Mean } else { Want::MeanAndVariance };
-        let mut scorer = opened.into_scorer(want)?;
+        let mut scorer = opened.into_scorer(want, &self.scoring)?;
         let want = scorer.able(want);
         let load_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();

@@ -1,6 +1,9 @@
 //! `rewarden serve`, and plain `rewarden`: the HTTP service.
 
-use super::model::{BaseArgs, NamedAdapter, Opened, embedded};
+use super::{
+    model::{BaseArgs, NamedAdapter, Opened, embedded},
+    scoring::ScoringArgs,
+};
 use crate::{
     Error, Result,
     engine::{
@@ -32,6 +35,8 @@ pub struct Serve {
     /// Port to listen on; 0 takes a free one
     #[arg(long, default_value_t = 8080, env = "REWARDEN_HTTP_PORT")]
     port: u16,
+    #[command(flatten)]
+    scoring: ScoringArgs,
     #[command(flatten)]
     limits: Limits,
 }
@@ -122,7 +127,7 @@ impl Serve {
             let opened = Opened::new(base.clone(), folder)?;
             let encoder = Arc::clone(&opened.base.encoder);
             let max_length = self.limits.max_length.unwrap_or(usize::MAX).min(opened.base.config.max_length);
-            let scorer = opened.into_scorer(Want::MeanAndVariance)?;
+            let scorer = opened.into_scorer(Want::MeanAndVariance, &self.scoring)?;
             let has_posterior = scorer.posterior.is_some();
             let served = Served { name, encoder, max_length, has_posterior };
             models.push(Model { served, scorer: Box::new(scorer) });

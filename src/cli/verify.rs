@@ -1,6 +1,6 @@
 //! `rewarden verify`: scores against numbers that are known to be right.
 
-use super::{model::ModelArgs, output::write_stdout, progress::Progress};
+use super::{model::ModelArgs, output::write_stdout, progress::Progress, scoring::ScoringArgs};
 use crate::{
     Error, Result,
     data::lines::{Lines, at_line},
@@ -23,6 +23,8 @@ pub struct Verify {
     /// Largest error that passes: |got - want| / max(1, |want|) of a mean, |got - want| / want of a variance
     #[arg(long, default_value_t = 1e-3, env = "REWARDEN_TOLERANCE")]
     tolerance: f64,
+    #[command(flatten)]
+    scoring: ScoringArgs,
     /// Most tokens in one batch
     #[arg(long, default_value_t = 2048, env = "REWARDEN_BATCH_TOKENS")]
     batch_tokens: usize,
@@ -72,7 +74,8 @@ impl Verify {
         }
         let variances = expected.iter().any(|expected| expected.variance.is_some());
         let want = if variances { Want::MeanAndVariance } else { Want::Mean };
-        let mut scorer = opened.into_scorer(want)?;
+        self.scoring.check(want)?;
+        let mut scorer = opened.into_scorer(want, &self.scoring)?;
         if scorer.able(want) != want {
             return Err(Error::file(&self.reference, "variances are given, but the model has no posterior"));
         }

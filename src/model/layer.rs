@@ -16,10 +16,12 @@ use crate::nn::{
     norm::{rms_norm, rms_norm_backward},
     pack::{Packed, Query},
     rope::Rotation,
+    rows::gather,
 };
 use candle_core::{DType, Device, Tensor};
 
 /// What every layer needs to know of the batch.
+#[derive(Clone)]
 pub(super) struct Batch<'a> {
     config: &'a Config,
     heads: Heads,
@@ -60,7 +62,7 @@ impl<'a> Batch<'a> {
     pub fn pick(&self, rows: Rows, x: &Tensor) -> candle_core::Result<Tensor> {
         match rows {
             Rows::All => Ok(x.clone()),
-            Rows::Pooled => x.index_select(&self.pooled.1, 0),
+            Rows::Pooled => gather(x, &self.pooled.1),
         }
     }
 
@@ -86,6 +88,7 @@ pub(super) struct Layer {
 
 /// What the backward reads again. The norms, the gated activation and the attention's probabilities are cheap to
 /// compute a second time and are not kept.
+#[derive(Clone)]
 pub(super) struct Trace {
     /// (N, C)
     x: Tensor,
@@ -97,6 +100,19 @@ pub(super) struct Trace {
     middle: Tensor,
     /// (R, 2 F)
     gate_up: Tensor,
+}
+
+impl Trace {
+    /// What a batch has whose tokens are rows of this one's: `tokens` of all, `computed` of those that follow the attention.
+    pub fn select(&self, tokens: &Tensor, computed: &Tensor) -> Result<Self> {
+        Ok(Self {
+            x: gather(&self.x, tokens)?,
+            qkv: gather(&self.qkv, tokens)?,
+            mixed: gather(&self.mixed, computed)?,
+            middle: gather(&self.middle, computed)?,
+            gate_up: gather(&self.gate_up, computed)?,
+        })
+    }
 }
 
 impl Layer {

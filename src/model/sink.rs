@@ -81,23 +81,28 @@ impl Sink for Gradients {
 }
 
 /// Jacobians of each group's (weighted) reward, stacked per block: (groups, rows, columns), shown to `consume`.
-pub struct Jacobians<'a, F> {
-    tokens: &'a [Range<usize>],
+pub struct Jacobians<F> {
+    tokens: Vec<Range<usize>>,
     pooled: Vec<Range<usize>>,
     consume: F,
 }
 
-impl<'a, F: FnMut(&str, &Tensor) -> Result<()>> Jacobians<'a, F> {
+impl<F: FnMut(&str, &Tensor) -> Result<()>> Jacobians<F> {
     /// For the groups of the packed batch that is walked back.
-    pub fn new(packed: &'a Packed, consume: F) -> Self {
-        Self { tokens: &packed.groups, pooled: packed.pooled_groups(), consume }
+    pub fn new(packed: &Packed, consume: F) -> Self {
+        Self { tokens: packed.groups.clone(), pooled: packed.pooled_groups(), consume }
+    }
+
+    /// For the head alone, of every one of `rewards`.
+    pub fn of_head(rewards: usize, consume: F) -> Self {
+        Self { tokens: Vec::new(), pooled: (0..rewards).map(|i| i..i + 1).collect(), consume }
     }
 }
 
-impl<F: FnMut(&str, &Tensor) -> Result<()>> Sink for Jacobians<'_, F> {
+impl<F: FnMut(&str, &Tensor) -> Result<()>> Sink for Jacobians<F> {
     fn visit(&mut self, visit: &Visit) -> Result<()> {
         let groups = match visit.rows {
-            Rows::All => self.tokens,
+            Rows::All => &self.tokens,
             Rows::Pooled => &self.pooled,
         };
         for (site, lora, g) in visit.sites()? {

@@ -14,7 +14,6 @@ pub mod attention;
 pub mod contract;
 pub mod exp;
 pub mod gemm;
-#[cfg(test)]
 pub mod int8;
 pub mod mlp;
 pub mod norm;
@@ -218,6 +217,16 @@ pub fn each_row(values: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) 
             },
         );
     });
+}
+
+/// The rows of (N, width) that `indices` name.
+pub fn gather(x: &[f32], width: usize, indices: &[u32]) -> Vec<f32> {
+    // SAFETY: a row of x is as wide as one of the output, so that every slot is written.
+    unsafe {
+        rows(indices.len() * width, width, |i, y| {
+            y.write_copy_of_slice(&x[indices[i] as usize * width..][..width]);
+        })
+    }
 }
 
 /// Sum of f(i) over `0..len`, in [`LANES`] partial sums.

@@ -7,7 +7,10 @@
 //! is kept in both orders, for on a CPU a product is only fast where the rows of its right side follow each other: the forward
 //! multiplies by W^T, the backward by W. A model that only ever goes forward drops the second.
 
-use super::product::{product, product_added, transposed};
+use super::{
+    product::{product, product_added, transposed},
+    quantized::Quantized,
+};
 use candle_core::{Result, Tensor, bail};
 use std::ops::Range;
 
@@ -53,12 +56,19 @@ struct Part {
     lora: Option<Lora>,
 }
 
+/// W + s B A of all parts, in the order that the forward multiplies by.
+#[derive(Debug, Clone)]
+enum Forward {
+    /// Transposed, parts side by side, (d_in, d_out).
+    Exact(Tensor),
+    Int8(Quantized),
+}
+
 /// Linear layers that read the same input, as one.
 #[derive(Debug, Clone)]
 pub struct Linear {
     parts: Vec<Part>,
-    /// (W + s B A)^T of all parts side by side, (d_in, d_out).
-    forward: Tensor,
+    forward: Forward,
     /// W + s B A of all parts below each other, (d_out, d_in).
     backward: Option<Tensor>,
 }
@@ -77,7 +87,7 @@ impl Linear {
             [one] => one.clone(),
             all => Tensor::cat(all, 0)?,
         };
-        Ok(Self { parts, forward: transposed(&backward)?, backward: Some(backward) })
+        Ok(Self { parts, forward: Forward::Exact(transposed(&backward)?), backward: Some(backward) })
     }
 
     /// The rows of its output that belong to each part, with the part's update.
@@ -117,14 +127,28 @@ impl Linear {
         self.backward = None;
     }
 
+    /// Rounds the forward's weight to eight bits, and drops what only the backward needs.
+    pub fn quantize(&mut self) -> Result<()> {
+        if let Some(weight) = self.backward.take() {
+            self.forward = Forward::Int8(Quantized::new(&weight)?);
+        }
+        Ok(())
+    }
+
     /// (N, d_in) -> (N, d_out).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        product(x, &self.forward)
+        match &self.forward {
+            Forward::Exact(weight) => product(x, weight),
+            Forward::Int8(weight) => weight.product(x),
+        }
     }
 
     /// `to` plus the output: (N, d_in), (N, d_out) -> (N, d_out).
     pub fn forward_added(&self, x: &Tensor, to: &Tensor) -> Result<Tensor> {
-        product_added(x, &self.forward, to)
+        match &self.forward {
+            Forward::Exact(weight) => product_added(x, weight, to),
+            Forward::Int8(weight) => weight.product_added(x, to),
+        }
     }
 
     /// Gradient with respect to the input: (N, d_out) -> (N, d_in).

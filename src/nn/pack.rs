@@ -7,6 +7,7 @@
 use crate::text::TokenSeq;
 use std::ops::Range;
 
+pub mod fold;
 pub mod unfold;
 
 #[derive(Debug, Clone, PartialEq, Eq)]

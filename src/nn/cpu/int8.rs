@@ -20,7 +20,7 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
-use super::share::Shared;
+use super::{Slot, share::Shared, written};
 use pack::{Block, Codes, activations, panels};
 use rayon::prelude::*;
 
@@ -41,13 +41,6 @@ const GRAIN: usize = 1 << 20;
 
 /// Outputs of `R` tokens: [`PANEL`] each.
 type Tile<const R: usize> = [[f32; PANEL]; R];
-
-/// What a product does to its output.
-#[derive(Debug, Clone, Copy)]
-enum Store {
-    Set,
-    Add,
-}
 
 /// An implementation of the tile; its value is the proof that this processor has the instructions.
 #[derive(Debug, Clone, Copy)]
@@ -108,27 +101,28 @@ impl QuantizedWeight {
         (self.d_out, self.d_in)
     }
 
-    /// y = x W^T: x (N, d_in), y (N, d_out), both row-major; other sizes are a panic.
-    pub fn forward(&self, x: &[f32], y: &mut [f32]) {
-        self.product(Kernel::best(), x, y, Store::Set);
+    /// x W^T, or `to` plus it: x (N, d_in), to (N, d_out) -> (N, d_out), all row-major; other sizes are a panic.
+    pub fn product(&self, x: &[f32], to: Option<&[f32]>) -> Vec<f32> {
+        self.product_by(Kernel::best(), x, to)
     }
 
-    /// y += x W^T, as [`Self::forward`].
-    pub fn forward_add(&self, x: &[f32], y: &mut [f32]) {
-        self.product(Kernel::best(), x, y, Store::Add);
-    }
-
-    fn product(&self, kernel: Kernel, x: &[f32], y: &mut [f32], store: Store) {
+    fn product_by(&self, kernel: Kernel, x: &[f32], to: Option<&[f32]>) -> Vec<f32> {
         let tokens = x.len() / self.d_in;
         assert_eq!(x.len(), tokens * self.d_in, "values of {tokens} tokens of {} numbers", self.d_in);
-        assert_eq!(y.len(), tokens * self.d_out, "values of {tokens} outputs of {} numbers", self.d_out);
+        let outputs = tokens * self.d_out;
+        assert!(to.is_none_or(|to| to.len() == outputs), "{outputs} numbers are added to");
         let x = activations(x, self.d_in);
-        let call = Call { weight: self, kernel, x: &x, tokens, y: Shared::new(y), store };
         let [down, across] = [tokens.div_ceil(TASK.0), self.panels().div_ceil(TASK.1)];
         let products = TASK.0.min(tokens) * TASK.1 * PANEL * self.d_in;
         let at_least = GRAIN.div_ceil(products.max(1));
-        // Neighbouring tasks share their panels, so that a thread finds them in its cache.
-        (0..down * across).into_par_iter().with_min_len(at_least).for_each(|i| call.task(i % down, i / down));
+        let fill = |y: &mut [Slot]| {
+            let call = Call { weight: self, kernel, x: &x, tokens, to, y: Shared::new(y) };
+            let tasks = (0..down * across).into_par_iter().with_min_len(at_least);
+            // Neighbouring tasks share their panels, so that a thread finds them in its cache.
+            tasks.for_each(|i| call.task(i % down, i / down));
+        };
+        // SAFETY: the tasks cover all tokens and panels, and a tile writes every output of its tokens and panel.
+        unsafe { written(outputs, fill) }
     }
 
     fn panels(&self) -> usize {
@@ -147,9 +141,10 @@ struct Call<'a> {
     /// (N, groups)
     x: &'a [Codes],
     tokens: usize,
+    /// What is added, (N, d_out).
+    to: Option<&'a [f32]>,
     /// (N, d_out)
-    y: Shared<'a>,
-    store: Store,
+    y: Shared<'a, Slot>,
 }
 
 impl Call<'_> {
@@ -179,12 +174,17 @@ impl Call<'_> {
         let first = panel * PANEL;
         let width = PANEL.min(d_out - first);
         for (r, sums) in tile.iter().enumerate() {
+            let at = (token + r) * d_out + first;
             // SAFETY: each token and panel belongs to one tile, each tile to one task and each task to one thread; the
             // part, outputs first..first + width <= d_out of one token, is therefore nobody else's.
-            let y = unsafe { self.y.part((token + r) * d_out + first, width) };
-            match self.store {
-                Store::Set => y.copy_from_slice(&sums[..width]),
-                Store::Add => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum),
+            let y = unsafe { self.y.part(at, width) };
+            match self.to {
+                None => {
+                    y.write_copy_of_slice(&sums[..width]);
+                }
+                Some(to) => y.iter_mut().zip(&to[at..]).zip(sums).for_each(|((y, to), sum)| {
+                    y.write(to + sum);
+                }),
             }
         }
     }

@@ -43,12 +43,7 @@ fn products(x: &[f32], w: &[f32], d_in: usize) -> Vec<(f64, f64)> {
 /// x W^T by every kernel that runs here.
 fn by_each_kernel(x: &[f32], w: &[f32], (d_out, d_in): (usize, usize)) -> Vec<(Kernel, Vec<f32>)> {
     let weight = QuantizedWeight::new(w, (d_out, d_in));
-    let by = |kernel| {
-        let mut y = vec![f32::MAX; x.len() / d_in * d_out];
-        weight.product(kernel, x, &mut y, Store::Set);
-        (kernel, y)
-    };
-    Kernel::available().map(by).collect()
+    Kernel::available().map(|kernel| (kernel, weight.product_by(kernel, x, None))).collect()
 }
 
 #[test]
@@ -91,8 +86,7 @@ fn the_error_is_bounded_by_half_a_step() {
     for (n, d_in, d_out) in SHAPES {
         let (x, w) = (random(5, n * d_in), random(6, d_out * d_in));
         let norm = |values: &[f32]| values.iter().map(|v| f64::from(v.abs())).sum::<f64>();
-        let mut y = vec![0.0; n * d_out];
-        QuantizedWeight::new(&w, (d_out, d_in)).forward(&x, &mut y);
+        let y = QuantizedWeight::new(&w, (d_out, d_in)).product(&x, None);
         for (i, (got, (want, size))) in y.iter().zip(products(&x, &w, d_in)).enumerate() {
             let (x, w) = (&x[i / d_out * d_in..][..d_in], &w[i % d_out * d_in..][..d_in]);
             let bound = (norm(x) + norm(w) + d_in as f64 / 254.0) / 254.0 + 1e-6 * size;
@@ -108,8 +102,7 @@ fn the_error_is_bounded_by_half_a_step() {
 fn the_usual_error_is_under_a_hundredth() {
     let (n, d_in, d_out) = (150, 576, 192);
     let (x, w) = (random(7, n * d_in), random(8, d_out * d_in));
-    let mut y = vec![0.0; n * d_out];
-    QuantizedWeight::new(&w, (d_out, d_in)).forward(&x, &mut y);
+    let y = QuantizedWeight::new(&w, (d_out, d_in)).product(&x, None);
     let (mut error, mut norm) = (0.0, 0.0);
     for (got, (want, _)) in y.iter().zip(products(&x, &w, d_in)) {
         error += (f64::from(*got) - want).powi(2);
@@ -119,13 +112,11 @@ fn the_usual_error_is_under_a_hundredth() {
 }
 
 #[test]
-fn adding_grows_the_output() {
+fn what_is_given_is_added() {
     let (n, d_in, d_out) = (7, 130, 100);
     let (x, w, before) = (random(9, n * d_in), random(10, d_out * d_in), random(11, n * d_out));
     let weight = QuantizedWeight::new(&w, (d_out, d_in));
-    let (mut y, mut sum) = (vec![0.0; n * d_out], before.clone());
-    weight.forward(&x, &mut y);
-    weight.forward_add(&x, &mut sum);
+    let (y, sum) = (weight.product(&x, None), weight.product(&x, Some(&before)));
     assert!(sum.iter().zip(before.iter().zip(&y)).all(|(sum, (before, y))| *sum == before + y));
 }
 
@@ -163,14 +154,14 @@ fn zeros_tiny_and_huge_numbers_have_scales() {
 #[test]
 fn no_tokens_give_no_outputs() {
     let weight = QuantizedWeight::new(&[1.0; 6], (2, 3));
-    weight.forward(&[], &mut []);
+    assert!(weight.product(&[], None).is_empty());
     assert_eq!(weight.dims(), (2, 3));
 }
 
 #[test]
 #[should_panic(expected = "outputs")]
 fn an_output_of_another_size_is_a_panic() {
-    QuantizedWeight::new(&[1.0; 6], (2, 3)).forward(&[1.0; 6], &mut [0.0; 3]);
+    QuantizedWeight::new(&[1.0; 6], (2, 3)).product(&[1.0; 6], Some(&[0.0; 3]));
 }
 
 #[test]
