@@ -12,9 +12,23 @@ use rewarden::nn::{
     outer::outer,
     pack::{Query, Segment},
     product::{product, product_added, transposed},
+    quantized::Quantized,
     rope::Rotation,
 };
-use std::{ops::Range, time::Duration};
+use std::{ffi::c_char, ops::Range, time::Duration};
+
+/// The program's allocator: with the system's, every large output would be paid for page by page.
+#[cfg(not(target_env = "msvc"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// As in the program.
+// SAFETY: the allocator reads a pointer to a C string under this name before `main`, and nothing else has the name.
+#[cfg(not(target_env = "msvc"))]
+#[unsafe(export_name = "_rjem_malloc_conf")]
+pub static MALLOC_CONF: Option<&c_char> =
+    // SAFETY: the literal is not empty and lives as long as the program.
+    Some(unsafe { &*c"narenas:4,oversize_threshold:0,dirty_decay_ms:10000,muzzy_decay_ms:0".as_ptr() });
 
 /// N: tokens of the batch.
 const TOKENS: usize = 512;
@@ -101,6 +115,8 @@ fn products(c: &mut Criterion) {
         group.throughput(Throughput::Elements((2 * TOKENS * d_out * d_in) as u64));
         group.bench_function(format!("{name}/forward"), |b| b.iter(|| ok(product(&x, &forward))));
         group.bench_function(format!("{name}/added"), |b| b.iter(|| ok(product_added(&x, &forward, &dy))));
+        let int8 = ok(Quantized::new(&backward));
+        group.bench_function(format!("{name}/int8"), |b| b.iter(|| ok(int8.product(&x))));
         group.bench_function(format!("{name}/backward"), |b| b.iter(|| ok(product(&dy, &backward))));
     }
     group.finish();

@@ -56,6 +56,16 @@ pub struct Plan {
     pub seed: u64,
 }
 
+/// A model, and what a report says of it.
+#[derive(Debug)]
+pub struct Subject {
+    pub scorer: Scorer,
+    /// Whether its forward is in eight bits.
+    pub int8: bool,
+    /// Whether its posterior is a stand-in.
+    pub stand_in_posterior: bool,
+}
+
 /// The sizes of the model that was measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct Shape {
@@ -74,6 +84,8 @@ pub struct Report {
     pub version: &'static str,
     pub plan: Plan,
     pub model: Shape,
+    /// Whether the model's forward is in eight bits; the limits stay those of f32.
+    pub int8: bool,
     /// Whether the variances are those of a stand-in posterior, of the same cost ([`posterior`]).
     pub stand_in_posterior: bool,
     pub machine: Machine,
@@ -87,7 +99,8 @@ pub struct Report {
 }
 
 /// Measures everything but the ranks, which need the base again.
-pub fn measure(scorer: &mut Scorer, plan: &Plan, stand_in: bool) -> Result<Report> {
+pub fn measure(subject: &mut Subject, plan: &Plan) -> Result<Report> {
+    let Subject { scorer, int8, stand_in_posterior } = subject;
     let config = scorer.model.config().clone();
     let timer = Timer::new(plan.seconds);
     tracing::info!("measuring the machine");
@@ -102,9 +115,10 @@ pub fn measure(scorer: &mut Scorer, plan: &Plan, stand_in: bool) -> Result<Repor
         version: env!("CARGO_PKG_VERSION"),
         plan: plan.clone(),
         model: Shape::of(&config),
-        stand_in_posterior: stand_in,
+        int8: *int8,
+        stand_in_posterior: *stand_in_posterior,
         machine,
-        weights: memory::Weights::of(&config, scorer.posterior.is_some()),
+        weights: memory::Weights::of(&config, *int8, scorer.posterior.is_some()),
         budgets: Budgets::of(&cells),
         cells,
         candidates,

@@ -1,13 +1,17 @@
-//! Answers to one prompt: means with the prompt computed once, against every sequence in full; and the best of n.
+//! Answers to one prompt: means with the prompt computed once, against every sequence in full; and the best of n, against
+//! all variances.
 
 use super::{Plan, sequences::Sequences, timer::Timer};
 use crate::{
     Result,
     nn::pack::Packed,
-    score::{Score, Scorer, Want},
+    score::{Score, Scorer, Want, penalty::Penalty},
     text::TokenSeq,
 };
 use serde::Serialize;
+
+/// Tokens of a pass over sequences that share nothing: about what is fastest.
+const PASS: usize = 512;
 
 /// So many answers to one prompt, each time in seconds.
 #[derive(Debug, Clone, Serialize)]
@@ -17,13 +21,13 @@ pub struct Family {
     pub tokens: usize,
     /// Tokens with the prompt counted once.
     pub folded_tokens: usize,
-    /// Means, with the prompt computed once.
+    /// Means, with the prompt computed once, in one pass.
     pub folded_seconds: f64,
-    /// Means, with each sequence computed in full.
+    /// Means, with each sequence computed in full, in passes of at most [`PASS`] tokens.
     pub separate_seconds: f64,
-    /// Means and variances of all, each sequence computed in full; absent without a posterior.
+    /// Means and variances of all, as `score` computes them; absent without a posterior.
     pub variances_seconds: Option<f64>,
-    /// The conservative best alone; absent without a posterior, and where the scorer does not select.
+    /// The conservative best alone, as `best_of` finds it; absent without a posterior.
     pub selected_seconds: Option<f64>,
 }
 
@@ -48,7 +52,9 @@ fn family(scorer: &mut Scorer, sequences: &[TokenSeq], timer: &Timer) -> Result<
     let members: Vec<&TokenSeq> = sequences.iter().collect();
     let packed = Packed::candidates(&members);
     let folded_seconds = timer.seconds(|| scorer.model.rewards(&packed).map(drop))?;
-    let separate_seconds = timer.seconds(|| scorer.score(&members, Want::Mean).map(drop))?;
+    let passes = separate(sequences);
+    let separate_seconds =
+        timer.seconds(|| passes.iter().try_for_each(|pass| scorer.model.rewards(pass).map(drop)))?;
     let variances_seconds = match scorer.posterior {
         Some(_) => Some(timer.seconds(|| scorer.score(&members, Want::MeanAndVariance).map(drop))?),
         None => None,
@@ -64,10 +70,17 @@ fn family(scorer: &mut Scorer, sequences: &[TokenSeq], timer: &Timer) -> Result<
     })
 }
 
-/// Seconds of the conservative best of n by [`crate::score::select::select`].
-///
-/// `None` as long as no [`Pool`](crate::score::select::Pool) of the model's is there to select from: this is where it is
-/// to be called, with the default penalty, on the distinct members.
-fn selected_seconds(_scorer: &mut Scorer, _members: &[&TokenSeq], _timer: &Timer) -> Result<Option<f64>> {
-    Ok(None)
+/// Passes over the sequences as if they had nothing in common.
+fn separate(sequences: &[TokenSeq]) -> Vec<Packed> {
+    let longest = sequences.iter().map(|sequence| sequence.ids.len()).max().unwrap_or(1);
+    let each = (PASS / longest.max(1)).max(1);
+    sequences.chunks(each).map(Packed::sequences).collect()
+}
+
+/// Seconds of the conservative best of n, with the default penalty.
+fn selected_seconds(scorer: &Scorer, members: &[&TokenSeq], timer: &Timer) -> Result<Option<f64>> {
+    if scorer.posterior.is_none() {
+        return Ok(None);
+    }
+    timer.seconds(|| scorer.best_of(members, Penalty::default()).map(drop)).map(Some)
 }

@@ -1,4 +1,7 @@
 //! Speed by length of the sequences and tokens of the batch, with the limit of each cell.
+//!
+//! A batch is scored as the service scores it: a scorer cuts what is large into passes of its own. The limit is that of one
+//! pass over the whole batch.
 
 use super::{
     Plan,
@@ -11,8 +14,8 @@ use super::{
 use crate::{
     Result,
     model::config::Config,
-    nn::pack::Packed,
-    score::{Scorer, with_variances},
+    score::{Score, Scorer, Want},
+    text::TokenSeq,
 };
 use serde::Serialize;
 
@@ -69,13 +72,13 @@ pub struct Grid<'a> {
 impl<'a> Grid<'a> {
     /// Prepares the products of a model of this shape.
     pub fn new(config: &Config, timer: Timer, machine: &'a Machine, seed: u64) -> Self {
-        let products_bytes = memory::Weights::of(config, false).pass_bytes;
+        let products_bytes = memory::Weights::of(config, false, false).pass_bytes;
         let sequences = Sequences::new(config.vocab_size, seed);
         Self { products: Products::new(config), products_bytes, machine, timer, sequences }
     }
 
     /// Measures every batch that holds a sequence of the length at least; lengths past the model's are left out.
-    pub fn measure(&mut self, scorer: &Scorer, plan: &Plan) -> Result<Vec<Cell>> {
+    pub fn measure(&mut self, scorer: &mut Scorer, plan: &Plan) -> Result<Vec<Cell>> {
         let longest = scorer.model.config().max_length;
         let mut cells = Vec::new();
         for batch_tokens in &plan.batch_tokens {
@@ -91,17 +94,19 @@ impl<'a> Grid<'a> {
         Ok(cells)
     }
 
-    fn cell(&mut self, scorer: &Scorer, length: usize, batch_tokens: usize) -> Result<Cell> {
+    fn cell(&mut self, scorer: &mut Scorer, length: usize, batch_tokens: usize) -> Result<Cell> {
         let sequences = batch_tokens / length;
-        let packed = Packed::sequences(&self.sequences.independent(sequences, length));
-        let size = Size { tokens: packed.tokens(), pooled: sequences };
-        let model = &scorer.model;
-        let mean = self.side(size, Passes::Forward, || model.rewards(&packed).map(drop))?;
-        let variance = scorer.posterior.as_ref().map(|posterior| {
-            let work = || with_variances(model, posterior, &packed, 1).map(drop);
-            self.side(size, Passes::ForwardAndBackward, work)
-        });
-        let variance = variance.transpose()?;
+        let made = self.sequences.independent(sequences, length);
+        let batch: Vec<&TokenSeq> = made.iter().collect();
+        let size = Size { tokens: sequences * length, pooled: sequences };
+        let mean = self.side(size, Passes::Forward, || scorer.score(&batch, Want::Mean).map(drop))?;
+        let variance = match scorer.able(Want::MeanAndVariance) {
+            Want::Mean => None,
+            want => {
+                let work = || scorer.score(&batch, want).map(drop);
+                Some(self.side(size, Passes::ForwardAndBackward, work)?)
+            }
+        };
         Ok(Cell { length, sequences, tokens: size.tokens, batch_tokens, mean, variance })
     }
 

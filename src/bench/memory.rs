@@ -1,7 +1,7 @@
 //! Memory: bytes of the weights, and the peak of the process where the system says it.
 
 use super::products::linear_weights;
-use crate::model::config::Config;
+use crate::{model::config::Config, nn::cpu::int8::GROUP};
 use serde::Serialize;
 use std::fs;
 
@@ -11,19 +11,23 @@ const F32: u64 = 4;
 /// Bytes that a model's frozen weights take.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Weights {
-    /// The linear layers' weights in one order: what a forward reads, and a backward again.
+    /// The linear layers' weights in f32 and one order: what a forward reads, and a backward again.
     pub pass_bytes: u64,
     /// All that is kept: the linear layers in one order for means, in both for variances, and the embedding.
     pub kept_bytes: u64,
 }
 
 impl Weights {
-    /// Of a model in f32 that goes forward and, with `backward`, back.
-    pub fn of(config: &Config, backward: bool) -> Self {
+    /// Of a model that goes forward, in eight bits if `int8`, and with `backward` back.
+    pub fn of(config: &Config, int8: bool, backward: bool) -> Self {
         let linear: usize = linear_weights(config).iter().map(|(rows, columns)| rows * columns).sum();
-        let pass_bytes = F32 * (linear * config.layers) as u64;
+        let numbers = (linear * config.layers) as u64;
+        let pass_bytes = F32 * numbers;
         let embedding = F32 * (config.vocab_size * config.hidden_size) as u64;
-        Self { pass_bytes, kept_bytes: pass_bytes * (1 + u64::from(backward)) + embedding }
+        // A byte, and a scale for each group.
+        let forward = if int8 { numbers + F32 * numbers / GROUP as u64 } else { pass_bytes };
+        let backward = if backward { pass_bytes } else { 0 };
+        Self { pass_bytes, kept_bytes: forward + backward + embedding }
     }
 }
 

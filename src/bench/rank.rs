@@ -12,8 +12,8 @@ use crate::{
         checkpoint::Checkpoint,
         site::Projection,
     },
-    nn::pack::Packed,
-    score::{Scorer, with_variances},
+    score::{Score, Scorer, Sharing, Want},
+    text::TokenSeq,
 };
 use candle_core::{DType, Device};
 use serde::Serialize;
@@ -46,21 +46,21 @@ pub fn fresh(base: &Checkpoint, rank: usize, targets: &[Projection], seed: u64) 
 pub fn measure(base: &Checkpoint, targets: &[Projection], plan: &Plan) -> Result<Vec<Ranked>> {
     let length = LENGTH.min(base.config.max_length);
     let sequences = Sequences::new(base.config.vocab_size, plan.seed).independent(BATCH / LENGTH, length);
-    let (packed, timer) = (Packed::sequences(&sequences), Timer::new(plan.seconds));
+    let (batch, timer) = (sequences.iter().collect::<Vec<_>>(), Timer::new(plan.seconds));
     let ranked = |rank: &usize| {
         tracing::info!("measuring rank {rank}");
-        one(&fresh(base, *rank, targets, plan.seed)?, base, &packed, &timer)
+        one(&fresh(base, *rank, targets, plan.seed)?, base, &batch, &timer)
     };
     plan.ranks.iter().map(ranked).collect()
 }
 
-fn one(adapter: &Adapter, base: &Checkpoint, packed: &Packed, timer: &Timer) -> Result<Ranked> {
+fn one(adapter: &Adapter, base: &Checkpoint, batch: &[&TokenSeq], timer: &Timer) -> Result<Ranked> {
     let model = RewardModel::new(base, Some(adapter), DType::F32, &Device::Cpu)?;
     let posterior = stand_in(&model.shapes())?;
-    let scorer = Scorer::new(model, Some(posterior.clone()));
-    let mean = timer.seconds(|| scorer.model.rewards(packed).map(drop))?;
-    let variance = timer.seconds(|| with_variances(&scorer.model, &posterior, packed, 1).map(drop))?;
-    let tokens = packed.tokens();
+    let mut scorer = Scorer::new(model, Some(posterior), Sharing::Shared);
+    let mean = timer.seconds(|| scorer.score(batch, Want::Mean).map(drop))?;
+    let variance = timer.seconds(|| scorer.score(batch, Want::MeanAndVariance).map(drop))?;
+    let tokens = batch.iter().map(|sequence| sequence.ids.len()).sum::<usize>();
     Ok(Ranked {
         rank: adapter.spec.rank,
         parameters: adapter.blocks().values().map(|block| block.elem_count()).sum(),

@@ -25,7 +25,7 @@ impl Report {
     fn head(&self) -> String {
         let (model, machine) = (&self.model, &self.machine);
         let mut text = format!(
-            "Model: {} layers of {} ({} wide), {} + 2 x {} heads of {}, vocabulary {}; f32\n",
+            "Model: {} layers of {} ({} wide), {} + 2 x {} heads of {}, vocabulary {}; {}\n",
             model.layers,
             model.hidden_size,
             model.intermediate_size,
@@ -33,6 +33,7 @@ impl Report {
             model.kv_heads,
             model.head_dim,
             model.vocab_size,
+            if self.int8 { "forward in int8, limits of f32" } else { "f32" },
         );
         text += &format!(
             "Machine: {}, {} threads, {:.0} GFLOP/s in products at best, {:.1} GB/s read from memory\n",

@@ -3,10 +3,11 @@
 use super::{
     model::{ModelArgs, Opened},
     output::write_stdout,
+    scoring::{Compute, ScoringArgs},
 };
 use crate::{
     Error, Result,
-    bench::{self, Plan, posterior::stand_in, rank},
+    bench::{self, Plan, Subject, posterior::stand_in, rank},
     model::{RewardModel, site::Projection},
     posterior::store,
     score::{Scorer, Want},
@@ -23,6 +24,8 @@ const RANK: usize = 8;
 pub struct Bench {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    scoring: ScoringArgs,
     /// Lengths of sequences in tokens
     #[arg(long, value_name = "TOKENS", value_parser = count(), value_delimiter = ',', env = "REWARDEN_LENGTHS")]
     #[arg(default_value = "64,128,256,512,1024,2048")]
@@ -68,10 +71,10 @@ impl Bench {
             return Err(Error::Usage(format!("--seconds: {} is not a time", self.seconds)));
         }
         let plan = self.plan();
-        let (mut scorer, targets, stand_in) = self.scorer()?;
-        let mut report = bench::measure(&mut scorer, &plan, stand_in)?;
-        drop(scorer);
-        if !plan.ranks.is_empty() {
+        let (mut subject, targets) = self.subject()?;
+        let mut report = bench::measure(&mut subject, &plan)?;
+        drop(subject);
+        if !report.int8 && !plan.ranks.is_empty() {
             report.ranks = rank::measure(&self.model.base.open()?, &targets, &plan)?;
         }
         if let Some(path) = &self.json {
@@ -94,18 +97,24 @@ impl Bench {
         }
     }
 
-    /// The model, the linear layers that its adapter changes, and whether its posterior is a stand-in.
-    fn scorer(&self) -> Result<(Scorer, Vec<Projection>, bool)> {
+    /// The model, and the linear layers that its adapter changes.
+    fn subject(&self) -> Result<(Subject, Vec<Projection>)> {
         let opened = self.open()?;
         let targets = match &opened.adapter {
             Some(adapter) => adapter.spec.targets.clone(),
             None => Projection::ALL.to_vec(),
         };
-        if opened.folder.as_ref().is_some_and(|folder| folder.join(store::FILE).exists()) {
-            return Ok((opened.into_scorer(Want::MeanAndVariance)?, targets, false));
-        }
-        let posterior = stand_in(&opened.model.shapes())?;
-        Ok((Scorer::new(opened.model, Some(posterior)), targets, true))
+        let int8 = self.scoring.compute == Compute::Int8;
+        let fitted = opened.folder.as_ref().is_some_and(|folder| folder.join(store::FILE).exists());
+        let stand_in_posterior = !int8 && !fitted;
+        let scorer = match stand_in_posterior {
+            true => {
+                let posterior = stand_in(&opened.model.shapes())?;
+                Scorer::new(opened.model, Some(posterior), self.scoring.sharing())
+            }
+            false => opened.into_scorer(Want::MeanAndVariance, &self.scoring)?,
+        };
+        Ok((Subject { scorer, int8, stand_in_posterior }, targets))
     }
 
     /// The model, with a fresh adapter where only a base is given.
