@@ -23,7 +23,7 @@ pub struct Family {
     pub folded_tokens: usize,
     /// Means, with the prompt computed once, in one pass.
     pub folded_seconds: f64,
-    /// Means, with each sequence computed in full, in passes of at most [`PASS`] tokens.
+    /// Means, with each sequence computed in full, in passes of about 512 tokens.
     pub separate_seconds: f64,
     /// Means and variances of all, as `score` computes them; absent without a posterior.
     pub variances_seconds: Option<f64>,
