@@ -20,7 +20,7 @@ service times:
 
 - `alone`: the latency of the item as the only request in the service, measured once for each item before the open loop,
   HTTP included. The ratio of this row is the one to be at most 1.2. Batches are faster than single items, so the service may be below 1.
-- `full speed`: the item's tokens over the tokens/s of the offline program, as if every item, however short, ran at the speed of
+- `full speed`: the item's tokens over the higher of the two tokens/s of step 1, as if every item, however short, ran at the speed of
   a full batch, and no request ever waited for another that shares its batch: a bound that no batching server reaches.
 
 The client takes a part of the same cores. Standard library only.
@@ -239,9 +239,10 @@ async def latency(args, client, rates):
         raise SystemExit(f"no arrival in {args.seconds} s at {rate:.2f} requests/s (hint: a larger --seconds)")
     progress(f"  {len(arrivals)} requests in {args.seconds:.0f} s, {rate:.2f} a second")
     answers = await open_loop(client, arrivals)
+    best = max(rates["service"], rates["offline"])
     services = {
         "alone": [answer.latency for answer in single],
-        "full speed": [answer.tokens / rates["offline"] for answer in single],
+        "full speed": [answer.tokens / best for answer in single],
     }
     measured = quantiles([answer.latency for answer in answers])
     result = {"requests": len(arrivals), "requests_per_second": rate, "service": measured, "ideal": {}}

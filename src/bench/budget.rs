@@ -26,8 +26,8 @@ impl Budgets {
     }
 }
 
-/// The smallest batch whose rates are, in the geometric mean over the lengths, 97 % of the best rates of those lengths.
-/// Lengths that only one batch was measured with do not count.
+/// The smallest batch that is as efficient as the most efficient one, to 97 %. Lengths that only one batch was measured with do
+/// not count.
 fn of(cells: &[Cell], side: impl Fn(&Cell) -> Option<&Side>) -> Option<usize> {
     let mut rates: BTreeMap<usize, BTreeMap<usize, f64>> = BTreeMap::new();
     for cell in cells {
@@ -39,7 +39,8 @@ fn of(cells: &[Cell], side: impl Fn(&Cell) -> Option<&Side>) -> Option<usize> {
         rates.retain(|_, of_length| of_length.len() > 1);
     }
     let batches: BTreeSet<usize> = rates.values().flat_map(BTreeMap::keys).copied().collect();
-    batches.into_iter().find(|batch| efficiency(&rates, *batch) >= ENOUGH)
+    let best = batches.iter().map(|batch| efficiency(&rates, *batch)).fold(0.0, f64::max);
+    batches.into_iter().find(|batch| efficiency(&rates, *batch) >= ENOUGH * best)
 }
 
 /// Geometric mean, over the lengths that were measured with this batch, of its rate over their best.
@@ -95,5 +96,8 @@ mod tests {
         assert_eq!(budgets.recommended(), Some(256));
         assert_eq!(Budgets::of(&[]).recommended(), None);
         assert_eq!(Budgets::of(&cells[..1]).recommended(), Some(64));
+        // None is the best for all lengths.
+        let cells = [cell(64, 64, 50.0), cell(64, 128, 100.0), cell(32, 64, 100.0), cell(32, 128, 60.0)];
+        assert_eq!(Budgets::of(&cells).recommended(), Some(128));
     }
 }

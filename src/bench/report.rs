@@ -151,7 +151,7 @@ fn table<const K: usize>(
         return String::new();
     }
     let widest = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths: [usize; K] = std::array::from_fn(|column| widest(column).max(head[column].len()));
+    let widths: [usize; K] = std::array::from_fn(|column| widest(column).max(head[column].len()).max(2));
     let mut text = format!("{title}\n\n");
     let mut line = |cells: [&str; K]| {
         for (cell, width) in cells.into_iter().zip(widths) {
@@ -161,7 +161,7 @@ fn table<const K: usize>(
         text += "|\n";
     };
     line(head);
-    let rules = widths.map(|width| format!("{}:", "-".repeat(width.saturating_sub(1))));
+    let rules = widths.map(|width| format!("{}:", "-".repeat(width - 1)));
     line(rules.each_ref().map(String::as_str));
     rows.iter().for_each(|row| line(row.each_ref().map(String::as_str)));
     text

@@ -37,7 +37,7 @@ fn every_cell_that_the_model_takes_is_measured() {
     assert_eq!(tokens, [&json!(8), &json!(12)]);
     let ranks: Vec<_> = report["ranks"].as_array().unwrap().iter().map(|ranked| &ranked["rank"]).collect();
     assert_eq!(ranks, [&json!(2), &json!(4)]);
-    assert_eq!(report["stand_in_posterior"], json!(true));
+    assert_eq!(report["stand_in_posterior"], json!(false));
     for part in ["Means and variances", "Recommended: --batch-tokens ", "Candidates: ", "Rank of the update"]
     {
         assert!(text.contains(part), "`{part}` is not in: {text}");
@@ -47,7 +47,8 @@ fn every_cell_that_the_model_takes_is_measured() {
 #[test]
 fn a_base_alone_is_measured_with_a_fresh_adapter() {
     let workspace = Workspace::new("llama-0");
-    let (_, report) = report(&workspace, "--model base");
+    let (text, report) = report(&workspace, "--model base");
+    assert!(text.contains("of a stand-in posterior"), "{text}");
     assert!(report["cells"][0]["variance"]["tokens_per_second"].as_f64().unwrap() > 0.0);
     assert!(workspace.fail("bench --model base --seconds nan").contains("--seconds: NaN is not a time"));
 }
