@@ -7,6 +7,8 @@ FROM rust:1.95-slim-trixie AS build
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 COPY src src
+# Not built, but the manifest names it.
+COPY benches/kernels.rs benches/kernels.rs
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target \
     cargo build --release --locked --bin rewarden \

@@ -10,6 +10,7 @@ use crate::{
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 
+pub mod bench;
 pub mod evaluate;
 pub mod fit;
 pub mod model;
@@ -54,6 +55,8 @@ enum Command {
     /// Measures a reward model on preference pairs
     #[command(subcommand)]
     Evaluate(evaluate::Evaluate),
+    /// Measures speed and memory of a model on this machine
+    Bench(bench::Bench),
     /// Compares scores with reference numbers
     Verify(verify::Verify),
     /// Prints the OpenAPI document of the service
@@ -75,6 +78,7 @@ impl Cli {
             Command::Fit(fit) => fit.run(),
             Command::Score(score) => score.run(),
             Command::Evaluate(evaluate) => evaluate.run(),
+            Command::Bench(bench) => bench.run(),
             Command::Verify(verify) => verify.run(),
             Command::Openapi => openapi(),
         }

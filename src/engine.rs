@@ -48,8 +48,9 @@ pub struct Config {
 }
 
 impl Config {
-    /// Enough for products at full speed; more would only take memory, and keep who comes next waiting.
-    pub const BATCH_TOKENS: usize = 2048;
+    /// Enough for products at nearly full speed (`rewarden bench` says what that takes), and one pass of the model: the answers
+    /// of a batch leave together, so that a larger one keeps its first item waiting for its last.
+    pub const BATCH_TOKENS: usize = 512;
 }
 
 impl Default for Config {

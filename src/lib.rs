@@ -21,11 +21,13 @@
 //! | [`train`] | LoRA training on pairs, with checkpoints |
 //! | [`fit`] | the two passes that fit a posterior, with checkpoints |
 //! | [`evaluate`] | accuracy, likelihood and calibration on pairs |
+//! | [`bench`] | speed, memory and limits of a model on a machine |
 //! | [`cli`] | a subcommand per file |
 //! | [`telemetry`] | logs and metrics |
 //!
 //! Formulas and their sources are in `docs/maths.md`, files and commands in `docs/formats.md`.
 
+pub mod bench;
 pub mod cli;
 pub mod data;
 pub mod engine;

@@ -10,7 +10,7 @@
 
 pub mod attention;
 pub mod contract;
-mod cpu;
+pub(crate) mod cpu;
 pub mod linear;
 pub mod mlp;
 pub mod norm;

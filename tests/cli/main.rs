@@ -1,5 +1,6 @@
 //! The program itself, as its users run it: on tiny models made by the reference.
 
+mod bench;
 mod data;
 mod helpers;
 mod interrupted;

@@ -25,7 +25,7 @@ use pack::{Block, Codes, activations, panels};
 use rayon::prelude::*;
 
 /// Numbers along d_in that share a scale.
-const GROUP: usize = 64;
+pub const GROUP: usize = 64;
 
 /// Outputs of a tile.
 const PANEL: usize = 32;
