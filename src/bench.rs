@@ -7,6 +7,7 @@
 //! | [`machine`] | the rates of the two floors: operations a second, bytes a second |
 //! | [`budget`] | the smallest batch that is about as fast as the fastest |
 //! | [`candidates`] | answers to one prompt, with the prompt computed once and with it computed for each |
+//! | [`pools`] | the conservative best of the pools of a file, against the variances of all |
 //! | [`rank`] | means with variances by rank of the update |
 //! | [`memory`] | bytes of the weights, and the peak of the process in each cell |
 //!
@@ -21,6 +22,7 @@ pub mod candidates;
 pub mod grid;
 pub mod machine;
 pub mod memory;
+pub mod pools;
 pub mod posterior;
 pub mod products;
 pub mod rank;
@@ -32,6 +34,7 @@ use budget::Budgets;
 use candidates::Family;
 use grid::{Cell, Grid};
 use machine::Machine;
+use pools::Pool;
 use rank::Ranked;
 use timer::Timer;
 
@@ -93,6 +96,7 @@ pub struct Report {
     pub cells: Vec<Cell>,
     pub budgets: Budgets,
     pub candidates: Vec<Family>,
+    pub pools: Vec<Pool>,
     pub ranks: Vec<Ranked>,
     /// Largest memory of the process in the cells, in bytes; absent where the system does not say.
     pub peak_bytes: Option<u64>,
@@ -122,6 +126,7 @@ pub fn measure(subject: &mut Subject, plan: &Plan) -> Result<Report> {
         budgets: Budgets::of(&cells),
         cells,
         candidates,
+        pools: Vec::new(),
         ranks: Vec::new(),
         peak_bytes,
     })

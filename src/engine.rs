@@ -18,6 +18,7 @@ use tracing::Span;
 use crate::{
     Error, Result,
     item::{Input, Message},
+    nn::pack::pair_tokens,
     score::{Estimate, Want},
     telemetry::metrics::Metrics,
     text::{Limit, TokenSeq, Truncation},
@@ -186,12 +187,13 @@ impl Engine {
         let (ticket, sequences) = self.tokenise(ticket, served, inputs, limit).await?;
         let mut replies = Vec::with_capacity(sequences.len());
         let since = Instant::now();
-        let entries = sequences.into_iter().map(|sequence| {
+        let own = own_tokens(&sequences);
+        let entries = sequences.into_iter().zip(own).map(|(sequence, own)| {
             let (reply, answer) = oneshot::channel();
             let (tokens, truncated) = (sequence.ids.len(), sequence.truncated);
             replies.push((tokens, truncated, answer));
             let payload = Waiting { sequence, since, reply };
-            Entry { key: Key { model, want }, tokens, deadline, payload }
+            Entry { key: Key { model, want }, tokens, own, deadline, payload }
         });
         ticket.fill(entries.collect());
         let mut scored = Vec::with_capacity(replies.len());
@@ -248,6 +250,15 @@ fn estimated(inputs: &[Input], max_length: usize) -> Load {
         (bytes / BYTES_PER_TOKEN + 1).min(max_length)
     };
     Load { tokens: inputs.iter().map(tokens).sum(), items: inputs.len() }
+}
+
+/// Tokens that each sequence adds to the one before it.
+fn own_tokens(sequences: &[TokenSeq]) -> Vec<usize> {
+    let of = |i: usize| match i {
+        0 => sequences[0].ids.len(),
+        _ => pair_tokens(&sequences[i - 1], &sequences[i]).saturating_sub(sequences[i - 1].pooled + 1),
+    };
+    (0..sequences.len()).map(of).collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 use super::{
     Report,
     grid::{Cell, Side},
+    pools::Pool,
     rank::Ranked,
+    timer::median,
 };
 use std::fmt::Write;
 
@@ -16,6 +18,7 @@ impl Report {
             self.grid("Means and variances", |cell| cell.variance.as_ref()),
             self.budget(),
             self.families(),
+            self.by_pool(),
             self.by_rank(),
         ];
         let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
@@ -127,6 +130,39 @@ impl Report {
         ];
         let (prompt, answer) = (self.plan.prompt_tokens, self.plan.answer_tokens);
         table(&format!("Candidates: prompt of {prompt} tokens, answers of {answer}"), head, rows)
+    }
+
+    /// Medians over the pools.
+    fn by_pool(&self) -> String {
+        let median = |of: &dyn Fn(&Pool) -> f64| median(&mut self.pools.iter().map(of).collect::<Vec<_>>());
+        let row = |name: &str, of: &dyn Fn(&Pool) -> f64, format: &dyn Fn(f64) -> String| {
+            [name.to_owned(), format(median(of))]
+        };
+        let (plain, tokens) = (|x: f64| format!("{x:.2}"), |x: f64| format!("{x:.0}"));
+        let rows = [
+            row("candidates", &|p| p.candidates as f64, &tokens),
+            row("tokens", &|p| p.tokens as f64, &tokens),
+            row("of the prompt", &|p| p.prompt_tokens as f64, &tokens),
+            row(
+                "means, prompt once: times faster than each in full",
+                &|p| p.separate_seconds / p.means_seconds,
+                &plain,
+            ),
+            row(
+                "best of n: times faster than all variances, each in full",
+                &|p| p.separate_variances_seconds / p.selected_seconds,
+                &plain,
+            ),
+            row(
+                "best of n: times faster than all variances, prompt once",
+                &|p| p.variances_seconds / p.selected_seconds,
+                &plain,
+            ),
+            row("variances computed in full", &|p| p.complete as f64, &tokens),
+            row("share of the layers walked", &|p| p.walked, &plain),
+        ];
+        let count = self.pools.len();
+        table(&format!("Pools: medians of {count}"), ["", "median"], rows.into_iter().filter(|_| count > 0))
     }
 
     fn by_rank(&self) -> String {

@@ -19,6 +19,13 @@ impl Timer {
         Self { budget: Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO) }
     }
 
+    /// Returns the seconds of one run.
+    pub fn once(work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        let started = Instant::now();
+        work()?;
+        Ok(started.elapsed().as_secs_f64())
+    }
+
     /// Returns the median seconds of a run: after one that is not counted, as many as fit into the time; at least three, or
     /// one where a single run takes more than all of it.
     pub fn seconds(&self, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
@@ -35,7 +42,8 @@ impl Timer {
     }
 }
 
-fn median(values: &mut [f64]) -> f64 {
+/// The middle of some numbers, 0 of none.
+pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     let (upper, lower) = (values.len() / 2, values.len().saturating_sub(1) / 2);
     // A clock that did not move is no speed without bounds.

@@ -7,14 +7,19 @@ use super::{
 };
 use crate::{
     Error, Result,
-    bench::{self, Plan, Subject, posterior::stand_in, rank},
+    bench::{
+        self, Plan, Subject,
+        pools::{self, Pool},
+        posterior::stand_in,
+        rank,
+    },
     model::{RewardModel, site::Projection},
     posterior::store,
-    score::{Scorer, Want},
+    score::{Scorer, Sharing, Want},
 };
 use candle_core::{DType, Device};
 use clap::builder::RangedU64ValueParser;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Rank of the update that a base without an adapter is measured with.
 const RANK: usize = 8;
@@ -48,6 +53,12 @@ pub struct Bench {
     #[arg(long, value_name = "RANK", value_parser = count(), value_delimiter = ',', env = "REWARDEN_RANKS")]
     #[arg(default_value = "4,8,16,32")]
     ranks: Vec<usize>,
+    /// Candidate pools, `prompt` and `responses` a line, plain or gzipped: how much faster the conservative best is found
+    #[arg(long, value_name = "FILE", env = "REWARDEN_POOLS")]
+    pools: Option<PathBuf>,
+    /// Answers of each pool that are taken, the first ones
+    #[arg(long, value_name = "ITEMS", value_parser = count(), default_value_t = 16, env = "REWARDEN_ANSWERS")]
+    answers: usize,
     /// Seconds that each number may take
     #[arg(long, default_value_t = 0.5, env = "REWARDEN_SECONDS")]
     seconds: f64,
@@ -73,6 +84,9 @@ impl Bench {
         let plan = self.plan();
         let (mut subject, targets) = self.subject()?;
         let mut report = bench::measure(&mut subject, &plan)?;
+        if let Some(path) = &self.pools {
+            report.pools = self.pools(&mut subject.scorer, path)?;
+        }
         drop(subject);
         if !report.int8 && !plan.ranks.is_empty() {
             report.ranks = rank::measure(&self.model.base.open()?, &targets, &plan)?;
@@ -82,6 +96,17 @@ impl Bench {
             std::fs::write(path, json + "\n").map_err(Error::io(path))?;
         }
         write_stdout(&report.render())
+    }
+
+    /// Measures the pools with the model, and with one that shares nothing.
+    fn pools(&self, scorer: &mut Scorer, path: &Path) -> Result<Vec<Pool>> {
+        if scorer.posterior.is_none() {
+            return Err(Error::Usage("`--pools` needs a model with variances".into()));
+        }
+        let encoder = self.model.base.open()?.encoder;
+        let (model, posterior) = (scorer.model.clone(), scorer.posterior.clone());
+        let mut alone = Scorer::new(model, posterior, Sharing::Alone);
+        pools::measure(scorer, &mut alone, &encoder, path, self.answers)
     }
 
     fn plan(&self) -> Plan {

@@ -3,7 +3,8 @@
 //! A plain struct without a runtime, a lock or a clock: the caller says what time it is and whose client
 //! has gone. Everything that is admitted counts against the bounds, from the reservation that precedes
 //! tokenising until the worker takes it. A batch starts with the oldest entry and takes, in order of age,
-//! whatever has the same key and still fits the budget; an entry larger than the budget runs alone. The
+//! whatever has the same key and still fits the budget, what
+//! it shares with its neighbour not counted; an entry larger than the budget runs alone. The
 //! oldest live entry is in every next batch, so nothing starves.
 
 use std::{collections::VecDeque, time::Instant};
@@ -56,6 +57,8 @@ pub struct Entry<T> {
     pub key: Key,
     /// Tokens of the sequence.
     pub tokens: usize,
+    /// Those of them that it does not share with the entry before it; all, where the two are not of one request.
+    pub own: usize,
     /// The entry is dropped once this has passed.
     pub deadline: Instant,
     /// The sequence and the way back, in the engine.
@@ -126,14 +129,18 @@ impl<T> Queue<T> {
         let mut batch = Batch { entries: Vec::new(), gone: Vec::new(), late: Vec::new() };
         let mut left = VecDeque::with_capacity(self.waiting.len());
         let mut room = self.batch_tokens;
+        let mut taken = false;
         for entry in self.waiting.drain(..) {
+            // Candidates of one prompt are neighbours, and the model computes what they share once.
+            let cost = if std::mem::take(&mut taken) { entry.own } else { entry.tokens };
             let key = batch.entries.first().map(|first: &Entry<T>| first.key);
             if gone(&entry.payload) {
                 batch.gone.push(entry);
             } else if entry.deadline <= now {
                 batch.late.push(entry);
-            } else if key.is_none() || key == Some(entry.key) && entry.tokens <= room {
-                room = room.saturating_sub(entry.tokens);
+            } else if key.is_none() || key == Some(entry.key) && cost <= room {
+                room = room.saturating_sub(cost);
+                taken = true;
                 batch.entries.push(entry);
             } else {
                 left.push_back(entry);
@@ -170,7 +177,7 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(3600);
         let entries: Vec<_> = (first..)
             .zip(tokens)
-            .map(|(payload, tokens)| Entry { key, tokens: *tokens, deadline, payload })
+            .map(|(payload, tokens)| Entry { key, tokens: *tokens, own: *tokens, deadline, payload })
             .collect();
         let load = load_of(&entries);
         queue.reserve(load)?;
@@ -202,6 +209,18 @@ mod tests {
     }
 
     #[test]
+    fn what_neighbours_share_costs_once() {
+        let mut queue = Queue::new(WIDE, 12);
+        push(&mut queue, 0, key(0, Want::Mean), &[9, 9, 9, 9]).unwrap();
+        queue.waiting.iter_mut().skip(1).for_each(|entry| entry.own = 1);
+        assert_eq!(take(&mut queue), [0, 1, 2, 3]);
+        push(&mut queue, 0, key(0, Want::Mean), &[9, 13, 9]).unwrap();
+        queue.waiting[2].own = 1;
+        // What does not fit leaves nothing to share.
+        assert_eq!(take(&mut queue), [0]);
+    }
+
+    #[test]
     fn a_full_queue_admits_all_or_nothing() {
         let mut queue = Queue::new(Load { tokens: 10, items: 3 }, 10);
         let mean = key(0, Want::Mean);
@@ -224,7 +243,10 @@ mod tests {
         queue.release(reserved);
         queue.reserve(reserved).unwrap();
         let deadline = Instant::now();
-        queue.fill(reserved, vec![Entry { key: key(0, Want::Mean), tokens: 12, deadline, payload: 0 }]);
+        queue.fill(
+            reserved,
+            vec![Entry { key: key(0, Want::Mean), tokens: 12, own: 12, deadline, payload: 0 }],
+        );
         assert_eq!(queue.load(), Load { tokens: 12, items: 1 });
     }
 
