@@ -11,6 +11,7 @@
 pub mod attention;
 pub mod contract;
 pub(crate) mod cpu;
+pub mod gram;
 pub mod linear;
 pub mod mlp;
 pub mod norm;
@@ -19,6 +20,7 @@ pub mod pack;
 pub mod product;
 pub mod quantized;
 pub mod rope;
+pub mod rotate;
 pub mod rows;
 
 #[cfg(test)]

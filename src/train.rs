@@ -66,7 +66,9 @@ impl Trainer {
     /// One optimiser step on `batch` at `learning_rate`.
     pub fn step(&mut self, batch: &[&Example], learning_rate: f64) -> Result<Step> {
         let (mut gradients, mut loss, mut right) = (BTreeMap::new(), 0.0, 0);
-        for micro in by_tokens(batch, self.micro_batch_tokens) {
+        // More tokens than a forward keeps are computed twice.
+        let budget = self.micro_batch_tokens.min(self.model.tokens_kept());
+        for micro in by_tokens(batch, budget) {
             let packed = Packed::pairs(micro.iter().map(|e| (&e.chosen, &e.rejected)));
             let trace = self.model.forward(&packed)?;
             let (value, cotangents) = self.loss.evaluate(&micro, trace.rewards(), batch.len());

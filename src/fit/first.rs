@@ -7,10 +7,10 @@ use crate::{
         sink::{Rows, Sink, Visit},
         site::Factor,
     },
-    nn::pack::Packed,
-    posterior::fit::{Factors, HeadFactor},
+    nn::pack::{Packed, unfold::Unfolded},
+    posterior::fit::{Factors, Gram, HeadFactor, Live},
     train::{
-        Example,
+        Example, by_tokens,
         loss::{sigmoid, softplus},
     },
 };
@@ -27,57 +27,103 @@ pub(super) struct First {
     pub log_likelihood: f64,
 }
 
-/// Tokens that this pass computes for a pair.
+/// Tokens that this pass walks back for a pair.
 pub(super) fn tokens(example: &Example) -> usize {
     example.chosen.ids.len() + example.rejected.ids.len()
 }
 
 impl First {
+    /// The factors of a block with these output gradients and inputs, zero at first.
+    fn of(&mut self, name: &str, g: &Tensor, x: &Tensor) -> Result<&mut Factors> {
+        let (d_out, d_in) = (g.dim(1)?, x.dim(1)?);
+        Ok(self.factors.entry(name.to_owned()).or_insert_with(|| Factors::new(d_out, d_in)))
+    }
+
+    /// Adds a batch, shortest pairs first.
     pub fn add(&mut self, model: &RewardModel, batch: &[&Example]) -> Result<()> {
-        // Every answer has its own cotangents at the prompt's tokens, so nothing is shared here.
-        let packed = Packed::sequences(batch.iter().flat_map(|e| [&e.chosen, &e.rejected]));
-        let trace = model.forward(&packed)?;
         let mut weights = Vec::with_capacity(batch.len());
-        for (example, reward) in batch.iter().zip(trace.rewards().chunks_exact(2)) {
+        for micro in by_tokens(batch, model.tokens_kept()) {
+            weights.extend(self.walk(model, &micro)?);
+        }
+        self.weights.push(weights);
+        Ok(())
+    }
+
+    /// Adds pairs and returns their weights.
+    fn walk(&mut self, model: &RewardModel, pairs: &[&Example]) -> Result<Vec<f64>> {
+        let packed = Packed::pairs(pairs.iter().map(|e| (&e.chosen, &e.rejected)));
+        let trace = model.forward(&packed)?;
+        let mut weights = Vec::with_capacity(pairs.len());
+        for (example, reward) in pairs.iter().zip(trace.rewards().chunks_exact(2)) {
             let delta = reward[0] - reward[1] - example.margin;
             let p = sigmoid(delta);
             weights.push(example.weight * p * (1.0 - p));
             self.log_likelihood -= example.weight * softplus(-delta);
         }
-        let tokens = packed.groups.iter().enumerate();
-        let per_token =
-            tokens.flat_map(|(i, tokens)| tokens.clone().map(move |_| i / 2)).map(|n| weights[n]).collect();
-        let per_reward = (0..packed.pooled.len()).map(|i| weights[i / 2]).collect();
-        let mut sink = FactorSink { first: self, per_token, per_reward, per_pair: &weights };
-        model.backward(&trace, &vec![1.0; 2 * batch.len()], &mut sink)?;
-        self.weights.push(weights);
-        Ok(())
+        // Every answer has its own cotangents at the prompt's tokens: the backward walks both sequences, the first of a
+        // pair before the second.
+        let both: Vec<usize> = (0..2 * pairs.len()).collect();
+        let Unfolded { packed: sequences, rows } = packed.unfold(&both);
+        let groups = sequences.groups.iter().enumerate();
+        let all = groups.flat_map(|(i, tokens)| tokens.clone().map(move |_| i / 2)).map(|n| weights[n]);
+        let (all, pooled) = (all.collect(), both.iter().map(|i| weights[i / 2]).collect());
+        let mut sink = FactorSink {
+            first: self,
+            all: Tokens { weights: all, origins: rows },
+            pooled: Tokens { weights: pooled, origins: (0..).take(both.len()).collect() },
+            per_pair: &weights,
+        };
+        model.head_backward(&trace, &mut sink)?;
+        let mut descent = model.descend(&trace, &both)?;
+        while descent.depth() > 0 {
+            descent.layer(&mut sink)?;
+        }
+        Ok(weights)
     }
+}
+
+/// What is known of the tokens that are walked back.
+struct Tokens {
+    /// The weight of each one's pair.
+    weights: Vec<f64>,
+    /// The token of the forward that each was, and whose inputs it has.
+    origins: Vec<u32>,
 }
 
 struct FactorSink<'a> {
     first: &'a mut First,
-    per_token: Vec<f64>,
-    per_reward: Vec<f64>,
+    all: Tokens,
+    pooled: Tokens,
     per_pair: &'a [f64],
-}
-
-impl FactorSink<'_> {
-    fn add(&mut self, name: String, rows: Rows, x: &Tensor, g: &Tensor) -> Result<()> {
-        let factors = self.first.factors.entry(name);
-        let weights = match rows {
-            Rows::All => &self.per_token,
-            Rows::Pooled => &self.per_reward,
-        };
-        factors.or_insert(Factors::new(g.dim(1)?, x.dim(1)?)).add(x, g, weights)
-    }
 }
 
 impl Sink for FactorSink<'_> {
     fn visit(&mut self, visit: &Visit) -> Result<()> {
+        let Self { first, all, pooled, .. } = self;
+        let Tokens { weights, origins } = match visit.rows {
+            Rows::All => all,
+            Rows::Pooled => pooled,
+        };
+        // Blocks of one input whose tokens are the same have one factor in common.
+        let mut inputs: Vec<(Live, Vec<String>)> = Vec::new();
         for (site, lora, g) in visit.sites()? {
-            self.add(site.block(Factor::A), visit.rows, visit.x, &lora.down_gradient(&g)?)?;
-            self.add(site.block(Factor::B), visit.rows, &lora.down(visit.x)?, &lora.up_gradient(&g)?)?;
+            let (name, ga) = (site.block(Factor::A), lora.down_gradient(&g)?);
+            let live = Live::of(&ga, weights)?;
+            first.of(&name, &ga, visit.x)?.add_outputs(&live, &ga, 1.0)?;
+            match inputs.iter_mut().find(|(other, _)| *other == live) {
+                Some((_, names)) => names.push(name),
+                None => inputs.push((live, vec![name])),
+            }
+            // s g, with the scale among the weights.
+            let (live, h) = (Live::of(&g, weights)?, lora.down(visit.x)?);
+            let factors = first.of(&site.block(Factor::B), &g, &h)?;
+            factors.add_outputs(&live, &g, lora.scale)?;
+            factors.input.add(&live.weighted(&h, 1.0)?)?;
+        }
+        for (live, names) in inputs {
+            let rows = live.merged(origins).weighted(visit.x, 1.0)?;
+            let shared = first.factors.iter_mut().filter(|(name, _)| names.contains(name));
+            Gram::add_to_all(shared.map(|(_, factors)| &mut factors.input).collect(), &rows)?;
         }
         Ok(())
     }

@@ -14,11 +14,13 @@ pub mod attention;
 pub mod contract;
 pub mod exp;
 pub mod gemm;
+pub mod gram;
 pub mod int8;
 pub mod mlp;
 pub mod norm;
 pub mod outer;
 pub mod rope;
+pub mod rotate;
 mod share;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ mod curvature;
 mod ekfac;
 mod factors;
 mod gram;
+mod live;
 mod rank;
 
 use std::{fmt, str::FromStr};
@@ -19,6 +20,7 @@ pub use curvature::Curvature;
 pub use ekfac::Ekfac;
 pub use factors::{Bases, Factors, HeadFactor, kfac};
 pub(crate) use gram::Gram;
+pub use live::Live;
 pub use rank::Rank;
 
 /// How S is found once the bases are known.

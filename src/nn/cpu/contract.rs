@@ -60,7 +60,7 @@ fn squares(x: &[f32], scale: &[f32]) -> f64 {
 }
 
 /// Squared norm; partial sums of a few thousand numbers in f32, as in a matrix product.
-fn norm(x: &[f32]) -> f64 {
+pub fn norm(x: &[f32]) -> f64 {
     vectorized(
         #[inline(always)]
         || {

@@ -28,6 +28,17 @@ impl<'a> Matrix<'a> {
         self.dims.1
     }
 
+    /// Number of rows.
+    pub fn height(&self) -> usize {
+        self.dims.0
+    }
+
+    /// One row, of a matrix whose columns follow each other.
+    pub fn row(&self, row: usize) -> &'a [f32] {
+        assert!(row < self.dims.0 && self.strides.1 == 1, "a row that is not in one piece");
+        &self.values[row * self.strides.0..][..self.dims.1]
+    }
+
     /// Some of the rows.
     pub fn rows(self, rows: &Range<usize>) -> Self {
         assert!(rows.start <= rows.end && rows.end <= self.dims.0, "rows that the matrix does not have");

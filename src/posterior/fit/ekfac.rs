@@ -9,7 +9,11 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::{Bases, Curvature, Rank};
-use crate::{Error, Result, posterior::frame::Frame};
+use crate::{
+    Error, Result,
+    nn::rotate::{Squares, weighted_squares},
+    posterior::frame::Frame,
+};
 
 /// Largest relative difference between the trace of S and the exact one: rounding in f32.
 const TRACE_TOLERANCE: f64 = 1e-4;
@@ -36,13 +40,19 @@ impl Ekfac {
 
     /// Adds pairs: D (n, d_out, d_in) and their weights.
     pub fn add(&mut self, d: &Tensor, weight: &[f64]) -> Result<()> {
-        let n = d.dim(0)?;
-        let d = self.frame.orient(&d.to_dtype(self.frame.long.dtype())?)?;
-        let weight = Tensor::new(weight, d.device())?.unsqueeze(0)?;
-        let weighted_squares = |t: &Tensor| weight.matmul(&t.to_dtype(DType::F64)?.sqr()?.reshape((n, ()))?);
-        let q = self.frame.rotate_short(&self.frame.project_long(&d)?)?;
-        self.sum = (&self.sum + weighted_squares(&q)?.reshape(self.sum.shape())?)?;
-        self.trace += weighted_squares(&d)?.sum_all()?.to_scalar::<f64>()?;
+        self.add_oriented(&self.oriented(d)?, weight)
+    }
+
+    /// D (n, d_out, d_in) as [`Ekfac::add_oriented`] takes it: (n, d_short, d_long).
+    pub fn oriented(&self, d: &Tensor) -> Result<Tensor> {
+        Ok(self.frame.orient(&d.to_dtype(self.frame.long.dtype())?)?)
+    }
+
+    /// Adds oriented pairs; many at once are faster than one after the other.
+    pub fn add_oriented(&mut self, d: &Tensor, weight: &[f64]) -> Result<()> {
+        let Squares { rotated, trace } = weighted_squares(&self.frame.long, &self.frame.short, d, weight)?;
+        self.sum = (&self.sum + rotated)?;
+        self.trace += trace;
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use super::{
     Curvature, Rank,
     ekfac::assert_trace,
     gram::{Eigen, Gram},
+    live::Live,
 };
 use crate::Result;
 
@@ -48,21 +49,15 @@ impl Factors {
 
     /// Adds tokens: inputs (T, d_in), output gradients (T, d_out) and the weight of each token's pair.
     pub fn add(&mut self, x: &Tensor, g: &Tensor, weight: &[f64]) -> Result<()> {
-        let magnitude: Vec<f64> = g.to_dtype(DType::F64)?.abs()?.sum(1)?.to_vec1()?;
-        let live: Vec<u32> = (0..).zip(&magnitude).filter(|(_, m)| **m != 0.0).map(|(t, _)| t).collect();
-        if live.is_empty() {
-            return Ok(());
-        }
-        self.weight += live.iter().map(|t| weight[*t as usize]).sum::<f64>();
-        let roots: Vec<f64> = live.iter().map(|t| weight[*t as usize].sqrt()).collect();
-        let index = Tensor::new(live.as_slice(), x.device())?;
-        let roots = Tensor::new(roots.as_slice(), x.device())?.unsqueeze(1)?;
-        for (gram, rows) in [(&mut self.input, x), (&mut self.output, g)] {
-            let rows =
-                if live.len() < magnitude.len() { rows.index_select(&index, 0)? } else { rows.clone() };
-            gram.add(&rows.broadcast_mul(&roots.to_dtype(rows.dtype())?)?)?;
-        }
-        Ok(())
+        let live = Live::of(g, weight)?;
+        self.input.add(&live.weighted(x, 1.0)?)?;
+        self.add_outputs(&live, g, 1.0)
+    }
+
+    /// Adds the output gradients of tokens, `scale` times g (T, d_out), whose inputs are added apart.
+    pub fn add_outputs(&mut self, live: &Live, g: &Tensor, scale: f64) -> Result<()> {
+        self.weight += live.weight();
+        self.output.add(&live.weighted(g, scale)?)
     }
 
     /// Decomposes both factors; the bases come in `dtype`, `name` is for the error.

@@ -6,7 +6,7 @@
 use candle_core::{DType, Device, Tensor};
 use faer::{Mat, Side};
 
-use crate::{Error, Result};
+use crate::{Error, Result, nn::gram};
 
 /// A symmetric matrix, accumulated.
 #[derive(Debug, Clone)]
@@ -56,12 +56,12 @@ impl Gram {
 
     /// Adds rows^T rows, rows (T, dim).
     pub fn add(&mut self, rows: &Tensor) -> Result<()> {
-        let product = rows.t()?.matmul(rows)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
-        let mut packed = self.packed.iter_mut();
-        for (i, row) in product.chunks_exact(self.dim).enumerate() {
-            row[..=i].iter().zip(&mut packed).for_each(|(x, sum)| *sum += x);
-        }
-        Ok(())
+        Self::add_to_all(vec![self], rows)
+    }
+
+    /// Adds rows^T rows, rows (T, dim), to sums of the same size, computed once.
+    pub fn add_to_all(sums: Vec<&mut Self>, rows: &Tensor) -> Result<()> {
+        Ok(gram::add(rows, sums.into_iter().map(|sum| sum.packed.as_mut_slice()).collect())?)
     }
 
     /// Decomposes the sum; the vectors come in `dtype`, `name` is for the error.
