@@ -181,8 +181,13 @@ impl RewardModel {
 
     /// The rewards, with everything that [`RewardModel::backward`] reads.
     pub fn forward<'a>(&'a self, packed: &'a Packed) -> Result<Trace<'a>> {
+        self.forward_within(packed, self.activation_bytes)
+    }
+
+    /// As [`RewardModel::forward`], keeping so many bytes of activations at most.
+    pub fn forward_within<'a>(&'a self, packed: &'a Packed, bytes: usize) -> Result<Trace<'a>> {
         let batch = self.batch(packed)?;
-        let whole = self.activation_bytes / (packed.tokens() * self.layer_bytes()).max(1);
+        let whole = bytes / (packed.tokens() * self.layer_bytes()).max(1);
         let mut x = self.embed(packed)?;
         let mut layers = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
@@ -194,9 +199,19 @@ impl RewardModel {
         Ok(Trace { rewards: self.read_out(&x)?, packed, batch, layers, last: x })
     }
 
+    /// Bytes of activations that are kept at most.
+    pub fn activation_bytes(&self) -> usize {
+        self.activation_bytes
+    }
+
     /// Tokens of one forward whose activations are kept in all layers.
     pub fn tokens_kept(&self) -> usize {
-        (self.activation_bytes / (self.layer_bytes() * self.layers.len()).max(1)).max(1)
+        self.tokens_within(self.activation_bytes)
+    }
+
+    /// Tokens whose activations in all layers take so many bytes.
+    pub fn tokens_within(&self, bytes: usize) -> usize {
+        (bytes / (self.layer_bytes() * self.layers.len()).max(1)).max(1)
     }
 
     /// Bytes of one token's activations that a layer keeps.

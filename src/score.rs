@@ -5,6 +5,7 @@
 //! for a client passes [`Estimate::finite`] and [`Estimate::rated`]: a number that is not finite is an error.
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use crate::{
     Error, Result,
@@ -88,8 +89,11 @@ pub trait Score: Send {
     fn warm_up(&mut self, sequence: &TokenSeq) -> Result<()>;
 }
 
-/// Tokens of one pass at most where only means are wanted: more are no faster, and leave the caches.
-const PASS: usize = 1024;
+/// Tokens of one pass at most: more are no faster, and leave the caches.
+const PASS: usize = 512;
+
+/// Tokens below which a batch is not divided: products of fewer rows are slower.
+const SMALL: usize = 128;
 
 /// How the sequences of a batch are computed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -138,18 +142,41 @@ impl Scorer {
         Ok(Selected { index: distinct[selected.index], ..selected })
     }
 
-    /// Scores sequences that are computed together.
-    fn pass(&self, sequences: &[&TokenSeq], want: Want) -> Result<Vec<Estimate>> {
+    /// Scores sequences that are computed together, within so many bytes of activations.
+    fn pass(&self, sequences: &[&TokenSeq], want: Want, bytes: usize) -> Result<Vec<Estimate>> {
         let Some(posterior) = self.posterior.as_ref().filter(|_| want == Want::MeanAndVariance) else {
             let rewards = self.model.rewards(&Packed::folded(sequences))?;
             return Ok(rewards.into_iter().map(|mean| Estimate { mean, variance: None }).collect());
         };
         let packed = worth_folding(sequences);
-        let trace = self.model.forward(&packed)?;
+        let trace = self.model.forward_within(&packed, bytes)?;
         let candidates = Candidates::new(&self.model, Some(posterior), &trace)?;
-        let variances = candidates.variances(self.model.tokens_kept())?;
+        let variances = candidates.variances(self.model.tokens_within(bytes))?;
         let both = trace.rewards().iter().zip(variances);
         Ok(both.map(|(mean, variance)| Estimate { mean: *mean, variance: Some(variance) }).collect())
+    }
+
+    /// Scores passes, as many at a time as there are threads: each then works on its own, without waiting for the others
+    /// after every product, and one that has nothing left to do helps.
+    fn passes(&self, passes: &[&[&TokenSeq]], want: Want) -> Result<Vec<Estimate>> {
+        let mut scored = Vec::new();
+        for together in passes.chunks(rayon::current_num_threads()) {
+            let bytes = self.model.activation_bytes() / together.len();
+            let each = together.par_iter().map(|pass| self.pass(pass, want, bytes));
+            each.collect::<Vec<_>>().into_iter().try_for_each(|pass| pass.map(|pass| scored.extend(pass)))?;
+        }
+        Ok(scored)
+    }
+
+    /// Tokens of a pass over a batch of so many at most.
+    fn limit(&self, tokens: usize, want: Want) -> usize {
+        let threads = rayon::current_num_threads();
+        let most = match (self.sharing, want) {
+            (Sharing::Alone, _) => return 0,
+            (Sharing::Shared, Want::Mean) => PASS,
+            (Sharing::Shared, Want::MeanAndVariance) => PASS.min(self.model.tokens_kept() / threads),
+        };
+        tokens.div_ceil(threads).max(SMALL).min(most)
     }
 }
 
@@ -162,18 +189,12 @@ fn worth_folding(sequences: &[&TokenSeq]) -> Packed {
 
 impl Score for Scorer {
     fn score(&mut self, batch: &[&TokenSeq], want: Want) -> Result<Vec<Estimate>> {
-        let limit = match (self.sharing, self.able(want)) {
-            (Sharing::Alone, _) => 0,
-            (Sharing::Shared, Want::Mean) => PASS,
-            (Sharing::Shared, Want::MeanAndVariance) => self.model.tokens_kept().min(PASS),
-        };
+        let want = self.able(want);
         let order = by_prefix(batch);
         let sorted: Vec<&TokenSeq> = order.iter().map(|i| batch[*i]).collect();
         let mut estimates = vec![Estimate { mean: 0.0, variance: None }; batch.len()];
-        let mut scored = Vec::with_capacity(batch.len());
-        for pass in passes(&sorted, limit) {
-            scored.extend(self.pass(pass, want)?);
-        }
+        let tokens = (0..sorted.len()).map(|i| own(&sorted, i)).sum();
+        let scored = self.passes(&passes(&sorted, self.limit(tokens, want)), want)?;
         order.into_iter().zip(scored).for_each(|(i, estimate)| estimates[i] = estimate);
         Ok(estimates)
     }
@@ -192,12 +213,8 @@ fn passes<'a, 'b>(sorted: &'b [&'a TokenSeq], limit: usize) -> Vec<&'b [&'a Toke
     let mut rest = sorted;
     while !rest.is_empty() {
         let mut tokens = 0;
-        let own = |i: usize| match i {
-            0 => rest[0].pooled + 1,
-            _ => pair_tokens(rest[i - 1], rest[i]) - (rest[i - 1].pooled + 1),
-        };
         let fits = |i: &usize| {
-            tokens += own(*i);
+            tokens += own(rest, *i);
             tokens <= limit
         };
         let (now, later) = rest.split_at((0..rest.len()).take_while(fits).count().max(1));
@@ -205,6 +222,14 @@ fn passes<'a, 'b>(sorted: &'b [&'a TokenSeq], limit: usize) -> Vec<&'b [&'a Toke
         rest = later;
     }
     passes
+}
+
+/// Tokens that a sequence adds to the one before it.
+fn own(sorted: &[&TokenSeq], i: usize) -> usize {
+    match i {
+        0 => sorted[0].pooled + 1,
+        _ => pair_tokens(sorted[i - 1], sorted[i]) - (sorted[i - 1].pooled + 1),
+    }
 }
 
 /// Rewards, and the variance of each group's combination of them: of the reward itself where a group has one, of the
