@@ -54,7 +54,7 @@ pub struct Side {
     pub operations_floor_seconds: f64,
     /// The weights, once for each pass, at the rate of the memory.
     pub bytes_floor_seconds: f64,
-    /// Most memory of the process while it was measured, less what the products alone take, in bytes.
+    /// Most memory of the process until it was measured, loading included, less what the products alone take, in bytes.
     pub peak_bytes: Option<u64>,
 }
 
@@ -77,40 +77,47 @@ impl<'a> Grid<'a> {
         Self { products: Products::new(config), products_bytes, machine, timer, sequences }
     }
 
-    /// Measures every batch that holds a sequence of the length at least; lengths past the model's are left out.
+    /// Measures every batch that holds a sequence of the length at least; lengths past the model's are left out. All means
+    /// come first: the allocator keeps what it has, and the peaks of means would be those of variances before them.
     pub fn measure(&mut self, scorer: &mut Scorer, plan: &Plan) -> Result<Vec<Cell>> {
         let longest = scorer.model.config().max_length;
+        for length in plan.lengths.iter().filter(|length| **length > longest) {
+            tracing::warn!("length {length} is left out: the model takes {longest} tokens");
+        }
         let mut cells = Vec::new();
         for batch_tokens in &plan.batch_tokens {
-            for length in plan.lengths.iter().filter(|length| *length <= batch_tokens) {
-                if *length > longest {
-                    tracing::warn!("length {length} is left out: the model takes {longest} tokens");
-                    continue;
-                }
-                tracing::info!("measuring {length} tokens a sequence, {batch_tokens} a batch");
-                cells.push(self.cell(scorer, *length, *batch_tokens)?);
+            let fitting = plan.lengths.iter().filter(|length| **length <= longest.min(*batch_tokens));
+            for length in fitting {
+                let sequences = batch_tokens / length;
+                let (length, batch_tokens, tokens) = (*length, *batch_tokens, sequences * length);
+                let mean = self.side(scorer, (sequences, length), Want::Mean)?;
+                cells.push(Cell { length, sequences, tokens, batch_tokens, mean, variance: None });
+            }
+        }
+        if scorer.able(Want::MeanAndVariance) == Want::MeanAndVariance {
+            for cell in &mut cells {
+                let sizes = (cell.sequences, cell.length);
+                cell.variance = Some(self.side(scorer, sizes, Want::MeanAndVariance)?);
             }
         }
         Ok(cells)
     }
 
-    fn cell(&mut self, scorer: &mut Scorer, length: usize, batch_tokens: usize) -> Result<Cell> {
-        let sequences = batch_tokens / length;
+    fn side(&mut self, scorer: &mut Scorer, sizes: (usize, usize), want: Want) -> Result<Side> {
+        let (sequences, length) = sizes;
+        tracing::info!("measuring {sequences} x {length} tokens, {want:?}");
         let made = self.sequences.independent(sequences, length);
         let batch: Vec<&TokenSeq> = made.iter().collect();
         let size = Size { tokens: sequences * length, pooled: sequences };
-        let mean = self.side(size, Passes::Forward, || scorer.score(&batch, Want::Mean).map(drop))?;
-        let variance = match scorer.able(Want::MeanAndVariance) {
-            Want::Mean => None,
-            want => {
-                let work = || scorer.score(&batch, want).map(drop);
-                Some(self.side(size, Passes::ForwardAndBackward, work)?)
-            }
+        let passes = match want {
+            Want::Mean => Passes::Forward,
+            Want::MeanAndVariance => Passes::ForwardAndBackward,
         };
-        Ok(Cell { length, sequences, tokens: size.tokens, batch_tokens, mean, variance })
+        self.limited(size, passes, || scorer.score(&batch, want).map(drop))
     }
 
-    fn side(&mut self, size: Size, passes: Passes, work: impl FnMut() -> Result<()>) -> Result<Side> {
+    /// Times the work, and the products of its passes.
+    fn limited(&mut self, size: Size, passes: Passes, work: impl FnMut() -> Result<()>) -> Result<Side> {
         memory::reset_peak();
         let seconds = self.timer.seconds(work)?;
         let peak_bytes = memory::peak().map(|peak| peak.saturating_sub(self.products_bytes));
