@@ -92,6 +92,9 @@ pub trait Score: Send {
 /// Tokens of one pass at most: more are no faster, and leave the caches.
 const PASS: usize = 512;
 
+/// Tokens of a pass at most where each sequence shares more than half of itself with the one before.
+const FAMILY: usize = 4096;
+
 /// Tokens below which a batch is not divided: products of fewer rows are slower.
 const SMALL: usize = 128;
 
@@ -161,8 +164,12 @@ impl Scorer {
     fn passes(&self, passes: &[&[&TokenSeq]], want: Want) -> Result<Vec<Estimate>> {
         let mut scored = Vec::new();
         for together in passes.chunks(rayon::current_num_threads()) {
-            let bytes = self.model.activation_bytes() / together.len();
-            let each = together.par_iter().map(|pass| self.pass(pass, want, bytes));
+            let tokens = |pass: &[&TokenSeq]| pass.iter().map(|sequence| sequence.pooled + 1).sum::<usize>();
+            let all: usize = together.iter().map(|pass| tokens(pass)).sum();
+            let each = together.par_iter().map(|pass| {
+                let share = tokens(pass) as f64 / all as f64;
+                self.pass(pass, want, (share * self.model.activation_bytes() as f64) as usize)
+            });
             each.collect::<Vec<_>>().into_iter().try_for_each(|pass| pass.map(|pass| scored.extend(pass)))?;
         }
         Ok(scored)
@@ -214,8 +221,11 @@ fn passes<'a, 'b>(sorted: &'b [&'a TokenSeq], limit: usize) -> Vec<&'b [&'a Toke
     while !rest.is_empty() {
         let mut tokens = 0;
         let fits = |i: &usize| {
-            tokens += own(rest, *i);
-            tokens <= limit
+            let own = own(rest, *i);
+            tokens += own;
+            // In another pass, what it shares would be computed again.
+            let shares_most = *i > 0 && limit > 0 && 2 * own <= rest[*i].pooled + 1;
+            tokens <= if shares_most { limit.max(FAMILY) } else { limit }
         };
         let (now, later) = rest.split_at((0..rest.len()).take_while(fits).count().max(1));
         passes.push(now);
@@ -327,6 +337,7 @@ mod tests {
         let lengths: Vec<Vec<usize>> =
             passes(&batch, 8).iter().map(|pass| pass.iter().map(|s| s.ids.len()).collect()).collect();
         assert_eq!(lengths, [vec![3, 4], vec![9], vec![2, 1, 1], vec![7, 7]]);
+        assert_eq!(passes(&batch, 0).len(), batch.len(), "alone");
     }
 
     #[test]

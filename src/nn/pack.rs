@@ -51,7 +51,7 @@ impl Query {
 
     /// The keys that the last of the tokens sees: its parent's, then its own segment's.
     pub fn keys(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        self.parent.clone().into_iter().chain([self.first_key..self.tokens.end])
+        self.parent.clone().into_iter().chain(std::iter::once(self.first_key..self.tokens.end))
     }
 }
 

@@ -302,7 +302,7 @@ fn families(queries: &[Query]) -> Vec<Vec<&Query>> {
 /// Tokens that a family sees, as runs that do not overlap, in their order.
 fn keys_of(family: &[&Query]) -> Vec<Range<usize>> {
     let mut ends = BTreeMap::<usize, usize>::new();
-    for keys in family.iter().flat_map(|q| q.parent.iter().cloned().chain([q.first_key..q.tokens.end])) {
+    for keys in family.iter().flat_map(|q| q.keys()) {
         let end = ends.entry(keys.start).or_default();
         *end = keys.end.max(*end);
     }
