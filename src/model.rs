@@ -84,6 +84,33 @@ impl Trace<'_> {
 impl RewardModel {
     /// Puts an adapter on a base. The head is the adapter's where it has one, else the base's.
     pub fn new(base: &Checkpoint, adapter: Option<&Adapter>, dtype: DType, device: &Device) -> Result<Self> {
+        let get = |name: &str| base.tensors.get(name).cloned();
+        Self::build(base, get, adapter, (dtype, device), |_| {})
+    }
+
+    /// As [`RewardModel::new`], for a model whose updates do not change any more ([`RewardModel::freeze`]): takes each of the
+    /// base's tensors as it goes, so that the base is not in memory twice.
+    pub fn frozen(
+        base: &mut Checkpoint,
+        adapter: Option<&Adapter>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let mut tensors = std::mem::take(&mut base.tensors);
+        if let Some(head) = tensors.remove(checkpoint::HEAD) {
+            base.tensors.insert(checkpoint::HEAD.to_owned(), head);
+        }
+        Self::build(base, |name| tensors.remove(name), adapter, (dtype, device), Linear::freeze)
+    }
+
+    /// Builds layer by layer; `done` hears of each linear layer.
+    fn build(
+        base: &Checkpoint,
+        mut get: impl FnMut(&str) -> Option<Tensor>,
+        adapter: Option<&Adapter>,
+        (dtype, device): (DType, &Device),
+        done: impl Fn(&mut Linear),
+    ) -> Result<Self> {
         let head = adapter.and_then(|adapter| adapter.head.as_ref());
         let Some(used) = head.or(base.head()) else {
             let hint = "hint: give an adapter that saves `score`, or train one";
@@ -93,32 +120,37 @@ impl RewardModel {
             )));
         };
         let place = |t: &Tensor| t.to_dtype(dtype)?.to_device(device);
-        let tensor = |name: String| match base.tensors.get(&name) {
-            Some(tensor) => Ok(place(tensor)?),
+        let mut tensor = |name: String| match get(&name) {
+            Some(tensor) => Ok(place(&tensor)?),
             None => Err(Error::Usage(format!("{name} is missing"))),
         };
-        let part = |site: Site| -> Result<(Tensor, Option<Lora>)> {
+        let lora = |site: Site| -> Result<Option<Lora>> {
             let lora = adapter.and_then(|adapter| adapter.lora.get(&site));
             let lora = lora.map(|l| Ok(Lora { a: place(&l.a)?, b: place(&l.b)?, scale: l.scale }));
-            Ok((tensor(format!("{site}.weight"))?, lora.transpose().map_err(Error::Compute)?))
+            lora.transpose().map_err(Error::Compute)
         };
-        let layers = (0..base.config.layers).map(|index| {
+        let mut layers = Vec::with_capacity(base.config.layers);
+        for index in 0..base.config.layers {
             let [qkv, o, gate_up, down] = Projection::TOGETHER.map(|projections| -> Result<Linear> {
-                let parts =
-                    projections.iter().map(|projection| part(Site { layer: index, projection: *projection }));
-                Ok(Linear::new(parts.collect::<Result<_>>()?)?)
+                let parts = projections.iter().map(|projection| {
+                    let site = Site { layer: index, projection: *projection };
+                    Ok((tensor(format!("{site}.weight"))?, lora(site)?))
+                });
+                let mut linear = Linear::new(parts.collect::<Result<_>>()?)?;
+                done(&mut linear);
+                Ok(linear)
             });
-            Ok(Layer {
+            layers.push(Layer {
                 index,
                 rows: if index + 1 == base.config.layers { Rows::Pooled } else { Rows::All },
                 input_norm: tensor(format!("model.layers.{index}.input_layernorm.weight"))?,
                 post_norm: tensor(format!("model.layers.{index}.post_attention_layernorm.weight"))?,
                 linears: [qkv?, o?, gate_up?, down?],
-            })
-        });
+            });
+        }
         Ok(Self {
             embedding: tensor("model.embed_tokens.weight".into())?,
-            layers: layers.collect::<Result<_>>()?,
+            layers,
             norm: tensor("model.norm.weight".into())?,
             head: place(used)?,
             head_trainable: head.is_some(),

@@ -145,7 +145,7 @@ impl Bench {
     /// The model, with a fresh adapter where only a base is given.
     fn open(&self) -> Result<Opened> {
         if self.model.adapter.is_some() || self.model.base.model.is_none() {
-            return self.model.open();
+            return self.model.open_frozen();
         }
         let base = self.model.base.open()?;
         let adapter = rank::fresh(&base, RANK, &Projection::ALL, self.seed)?;

@@ -30,7 +30,7 @@ pub struct Pairs {
 impl Evaluate {
     pub fn run(self) -> Result<()> {
         let Self::Pairs(Pairs { model, pairs }) = self;
-        let opened = model.open()?;
+        let opened = model.open_frozen()?;
         let encoded = pairs.encode_some(pairs.read()?, &opened.base)?;
         let examples: Vec<&Example> = encoded.examples.iter().collect();
         let mut bar = Progress::new(0, examples.iter().map(|example| example.tokens()).sum());

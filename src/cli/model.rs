@@ -83,12 +83,20 @@ pub struct Opened {
 
 impl ModelArgs {
     pub fn open(&self) -> Result<Opened> {
-        let folder = match (&self.adapter, &self.base.model) {
+        Opened::new(self.base.open()?, self.folder()?)
+    }
+
+    /// The same, for scoring alone.
+    pub fn open_frozen(&self) -> Result<Opened> {
+        Opened::frozen(self.base.open()?, self.folder()?)
+    }
+
+    fn folder(&self) -> Result<Option<PathBuf>> {
+        Ok(match (&self.adapter, &self.base.model) {
             (Some(adapter), _) => Some(adapter.path.clone()),
             (None, None) => Some(embedded(ADAPTER)?),
             (None, Some(_)) => None,
-        };
-        Opened::new(self.base.open()?, folder)
+        })
     }
 }
 
@@ -97,6 +105,13 @@ impl Opened {
     pub fn new(base: Checkpoint, folder: Option<PathBuf>) -> Result<Self> {
         let adapter = folder.as_deref().map(|folder| Adapter::load(folder, &base.config)).transpose()?;
         let model = RewardModel::new(&base, adapter.as_ref(), DType::F32, &Device::Cpu)?;
+        Ok(Self { base, adapter, folder, model })
+    }
+
+    /// The same for scoring alone: the model takes the base's tensors.
+    pub fn frozen(mut base: Checkpoint, folder: Option<PathBuf>) -> Result<Self> {
+        let adapter = folder.as_deref().map(|folder| Adapter::load(folder, &base.config)).transpose()?;
+        let model = RewardModel::frozen(&mut base, adapter.as_ref(), DType::F32, &Device::Cpu)?;
         Ok(Self { base, adapter, folder, model })
     }
 

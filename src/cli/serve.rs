@@ -124,7 +124,7 @@ impl Serve {
             false => adapters.into_iter().map(|adapter| (adapter.name, Some(adapter.path))).collect(),
         };
         for (name, folder) in folders {
-            let opened = Opened::new(base.clone(), folder)?;
+            let opened = Opened::frozen(base.clone(), folder)?;
             let encoder = Arc::clone(&opened.base.encoder);
             let max_length = self.limits.max_length.unwrap_or(usize::MAX).min(opened.base.config.max_length);
             let scorer = opened.into_scorer(Want::MeanAndVariance, &self.scoring)?;

@@ -14,7 +14,7 @@ mod gguf;
 pub(crate) mod tensors;
 
 /// The head's name in a checkpoint.
-const HEAD: &str = "score.weight";
+pub(super) const HEAD: &str = "score.weight";
 
 /// A base model, checked.
 #[derive(Debug, Clone)]
