@@ -21,7 +21,7 @@
 //! | [`train`] | LoRA training on pairs, with checkpoints |
 //! | [`fit`] | the two passes that fit a posterior, with checkpoints |
 //! | [`evaluate`] | accuracy, likelihood and calibration on pairs |
-//! | [`bench`] | speed, memory and limits of a model on a machine |
+//! | [`mod@bench`] | speed, memory and limits of a model on a machine |
 //! | [`cli`] | a subcommand per file |
 //! | [`telemetry`] | logs and metrics |
 //!
