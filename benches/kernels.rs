@@ -28,7 +28,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 #[unsafe(export_name = "_rjem_malloc_conf")]
 pub static MALLOC_CONF: Option<&c_char> =
     // SAFETY: the literal is not empty and lives as long as the program.
-    Some(unsafe { &*c"thp:always,narenas:1,oversize_threshold:0,dirty_decay_ms:-1".as_ptr() });
+    Some(unsafe { &*c"thp:always,narenas:1,oversize_threshold:0,dirty_decay_ms:5000".as_ptr() });
 
 /// N: tokens of the batch.
 const TOKENS: usize = 512;

@@ -50,7 +50,7 @@ pub struct RewardModel {
 }
 
 /// Bytes of activations that a forward keeps, unless another number is set.
-pub const ACTIVATION_BYTES: usize = 512 << 20;
+pub const ACTIVATION_BYTES: usize = 448 << 20;
 
 /// A forward pass, kept for its backward.
 pub struct Trace<'a> {
