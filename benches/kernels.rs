@@ -22,13 +22,12 @@ use std::{ffi::c_char, ops::Range, time::Duration};
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// As in the program.
 // SAFETY: the allocator reads a pointer to a C string under this name before `main`, and nothing else has the name.
 #[cfg(not(target_env = "msvc"))]
 #[unsafe(export_name = "_rjem_malloc_conf")]
 pub static MALLOC_CONF: Option<&c_char> =
-    // SAFETY: the literal is not empty and lives as long as the program.
-    Some(unsafe { &*c"thp:always,narenas:1,oversize_threshold:0,dirty_decay_ms:5000".as_ptr() });
+    // SAFETY: the settings are not empty and live as long as the program.
+    Some(unsafe { &*rewarden::allocator::SETTINGS.as_ptr() });
 
 /// N: tokens of the batch.
 const TOKENS: usize = 512;
@@ -114,6 +113,8 @@ fn products(c: &mut Criterion) {
         // Operations, so that criterion's elements a second are FLOP/s.
         group.throughput(Throughput::Elements((2 * TOKENS * d_out * d_in) as u64));
         group.bench_function(format!("{name}/forward"), |b| b.iter(|| ok(product(&x, &forward))));
+        // As checkpoints store it: what the second copy of the weights is for.
+        group.bench_function(format!("{name}/stored"), |b| b.iter(|| ok(product(&x, &ok(backward.t())))));
         group.bench_function(format!("{name}/added"), |b| b.iter(|| ok(product_added(&x, &forward, &dy))));
         let int8 = ok(Quantized::new(&backward));
         group.bench_function(format!("{name}/int8"), |b| b.iter(|| ok(int8.product(&x))));

@@ -18,7 +18,7 @@ use tracing::Span;
 use crate::{
     Error, Result,
     item::{Input, Message},
-    nn::pack::pair_tokens,
+    nn::pack::own_tokens,
     score::{Estimate, Want},
     telemetry::metrics::Metrics,
     text::{Limit, TokenSeq, Truncation},
@@ -187,7 +187,7 @@ impl Engine {
         let (ticket, sequences) = self.tokenise(ticket, served, inputs, limit).await?;
         let mut replies = Vec::with_capacity(sequences.len());
         let since = Instant::now();
-        let own = own_tokens(&sequences);
+        let own = own_tokens(&sequences.iter().collect::<Vec<_>>());
         let entries = sequences.into_iter().zip(own).map(|(sequence, own)| {
             let (reply, answer) = oneshot::channel();
             let (tokens, truncated) = (sequence.ids.len(), sequence.truncated);
@@ -250,15 +250,6 @@ fn estimated(inputs: &[Input], max_length: usize) -> Load {
         (bytes / BYTES_PER_TOKEN + 1).min(max_length)
     };
     Load { tokens: inputs.iter().map(tokens).sum(), items: inputs.len() }
-}
-
-/// Tokens that each sequence adds to the one before it.
-fn own_tokens(sequences: &[TokenSeq]) -> Vec<usize> {
-    let of = |i: usize| match i {
-        0 => sequences[0].ids.len(),
-        _ => pair_tokens(&sequences[i - 1], &sequences[i]).saturating_sub(sequences[i - 1].pooled + 1),
-    };
-    (0..sequences.len()).map(of).collect()
 }
 
 #[cfg(test)]

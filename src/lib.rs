@@ -24,9 +24,11 @@
 //! | [`mod@bench`] | speed, memory and limits of a model on a machine |
 //! | [`cli`] | a subcommand per file |
 //! | [`telemetry`] | logs and metrics |
+//! | [`allocator`] | settings of the program's allocator |
 //!
 //! Formulas and their sources are in `docs/maths.md`, files and commands in `docs/formats.md`.
 
+pub mod allocator;
 pub mod bench;
 pub mod cli;
 pub mod data;

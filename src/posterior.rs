@@ -22,7 +22,10 @@ pub mod store;
 
 use std::{collections::BTreeMap, fmt};
 
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
+
+use crate::Result;
 
 pub use block::Block;
 pub use check::Target;
@@ -37,6 +40,17 @@ pub struct Posterior {
     pub blocks: BTreeMap<String, Block>,
     /// How it was fitted; `None` in files that other programs wrote without saying so.
     pub config: Option<FitConfig>,
+}
+
+impl Posterior {
+    /// Adds what the block `name` contributes to the variance of each gradient (n, d_out, d_in); nothing if the posterior
+    /// leaves the block out, which is then known exactly.
+    pub fn add_variances(&self, name: &str, j: &Tensor, sums: &mut [f64]) -> Result<()> {
+        if let Some(block) = self.blocks.get(name) {
+            sums.iter_mut().zip(block.variances(j)?).for_each(|(sum, v)| *sum += v);
+        }
+        Ok(())
+    }
 }
 
 /// What a block is within the adapter; blocks of one kind share a prior precision.

@@ -4,13 +4,14 @@
 //! backward whose Jacobians are contracted with the posterior block by block, and never kept. What leaves this module
 //! for a client passes [`Estimate::finite`] and [`Estimate::rated`]: a number that is not finite is an error.
 
-use candle_core::Tensor;
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::{
     Error, Result,
     model::{RewardModel, sink::Jacobians},
-    nn::pack::{Packed, fold::by_prefix, pair_tokens},
+    nn::pack::{Packed, fold::by_prefix, own_tokens},
     posterior::Posterior,
     text::TokenSeq,
 };
@@ -134,7 +135,7 @@ impl Scorer {
     }
 
     /// Finds the candidate of one prompt with the highest conservative score, the lowest index among equals, without
-    /// computing the variances of those that cannot win.
+    /// computing the variances of those that cannot win. All are in one forward, whatever [`Sharing`] says.
     pub fn best_of(&self, candidates: &[&TokenSeq], penalty: Penalty) -> Result<Selected> {
         let distinct = distinct(candidates);
         let some: Vec<&TokenSeq> = distinct.iter().map(|i| candidates[*i]).collect();
@@ -200,8 +201,8 @@ impl Score for Scorer {
         let order = by_prefix(batch);
         let sorted: Vec<&TokenSeq> = order.iter().map(|i| batch[*i]).collect();
         let mut estimates = vec![Estimate { mean: 0.0, variance: None }; batch.len()];
-        let tokens = (0..sorted.len()).map(|i| own(&sorted, i)).sum();
-        let scored = self.passes(&passes(&sorted, self.limit(tokens, want)), want)?;
+        let limit = self.limit(own_tokens(&sorted).iter().sum(), want);
+        let scored = self.passes(&passes(&sorted, limit), want)?;
         order.into_iter().zip(scored).for_each(|(i, estimate)| estimates[i] = estimate);
         Ok(estimates)
     }
@@ -216,30 +217,37 @@ impl Score for Scorer {
 /// Runs of neighbours of at most `limit` tokens, those that one shares with the one before it counted once; one that is longer
 /// is a run of its own.
 fn passes<'a, 'b>(sorted: &'b [&'a TokenSeq], limit: usize) -> Vec<&'b [&'a TokenSeq]> {
-    let mut passes = Vec::new();
-    let mut rest = sorted;
-    while !rest.is_empty() {
-        let mut tokens = 0;
-        let fits = |i: &usize| {
-            let own = own(rest, *i);
-            tokens += own;
-            // In another pass, what it shares would be computed again.
-            let shares_most = *i > 0 && limit > 0 && 2 * own <= rest[*i].pooled + 1;
-            tokens <= if shares_most { limit.max(FAMILY) } else { limit }
-        };
-        let (now, later) = rest.split_at((0..rest.len()).take_while(fits).count().max(1));
-        passes.push(now);
-        rest = later;
-    }
-    passes
+    let own = own_tokens(sorted);
+    let runs = runs(sorted.len(), |first, i, tokens| {
+        let all = sorted[i].pooled + 1;
+        let added = if i == first { all } else { own[i] };
+        // In another pass, what it shares would be computed again.
+        let shares_most = limit > 0 && 2 * added <= all;
+        let most = if shares_most { limit.max(FAMILY) } else { limit };
+        Some(tokens + added).filter(|tokens| *tokens <= most)
+    });
+    runs.into_iter().map(|run| &sorted[run]).collect()
 }
 
-/// Tokens that a sequence adds to the one before it.
-fn own(sorted: &[&TokenSeq], i: usize) -> usize {
-    match i {
-        0 => sorted[0].pooled + 1,
-        _ => pair_tokens(sorted[i - 1], sorted[i]) - (sorted[i - 1].pooled + 1),
+/// Cuts `0..count` into runs of at least one each. `grown` says how many tokens a run that began at `first` has with `i`, or
+/// that it takes no more.
+fn runs(count: usize, grown: impl Fn(usize, usize, usize) -> Option<usize>) -> Vec<Range<usize>> {
+    let (mut runs, mut first) = (Vec::new(), 0);
+    while first < count {
+        let (mut end, mut tokens) = (first, 0);
+        while let Some(more) = (end < count).then(|| grown(first, end, tokens)).flatten() {
+            (tokens, end) = (more, end + 1);
+        }
+        let end = end.max(first + 1);
+        runs.push(first..end);
+        first = end;
     }
+    runs
+}
+
+/// Runs of at most `budget` tokens, each sequence counted in full.
+fn runs_within(lengths: &[usize], budget: usize) -> Vec<Range<usize>> {
+    runs(lengths.len(), |_, i, tokens| Some(tokens + lengths[i]).filter(|tokens| *tokens <= budget))
 }
 
 /// Rewards, and the variance of each group's combination of them: of the reward itself where a group has one, of the
@@ -250,31 +258,13 @@ pub fn with_variances(
     packed: &Packed,
     rewards_per_group: usize,
 ) -> Result<(Vec<f64>, Vec<f64>)> {
-    let mut variances = vec![0.0; packed.groups.len()];
-    let rewards = jacobians(model, packed, rewards_per_group, |name, jacobians| {
-        // A block that the posterior leaves out is known exactly.
-        if let Some(block) = posterior.blocks.get(name) {
-            let of_block = block.variances(jacobians)?;
-            variances.iter_mut().zip(of_block).for_each(|(sum, v)| *sum += v);
-        }
-        Ok(())
-    })?;
-    Ok((rewards, variances))
-}
-
-/// Rewards; the Jacobians of each group's combination of them are shown to `consume`, block by block.
-fn jacobians(
-    model: &RewardModel,
-    packed: &Packed,
-    rewards_per_group: usize,
-    consume: impl FnMut(&str, &Tensor) -> Result<()>,
-) -> Result<Vec<f64>> {
     let trace = model.forward(packed)?;
-    let cotangents: Vec<f64> =
-        (0..packed.pooled.len()).map(|i| if i % rewards_per_group == 0 { 1.0 } else { -1.0 }).collect();
-    let mut sink = Jacobians::new(packed, consume);
+    let sign = |i: usize| if i.is_multiple_of(rewards_per_group) { 1.0 } else { -1.0 };
+    let cotangents: Vec<f64> = (0..packed.pooled.len()).map(sign).collect();
+    let mut variances = vec![0.0; packed.groups.len()];
+    let mut sink = Jacobians::new(packed, |name, j| posterior.add_variances(name, j, &mut variances));
     model.backward(&trace, &cotangents, &mut sink)?;
-    Ok(trace.rewards().to_vec())
+    Ok((trace.rewards().to_vec(), variances))
 }
 
 /// Scores any number of sequences in batches of at most `budget` tokens, those that begin alike together; `done` hears of the tokens
@@ -288,21 +278,12 @@ pub fn in_batches(
 ) -> Result<Vec<Estimate>> {
     let order = by_prefix(&sequences.iter().collect::<Vec<_>>());
     let mut estimates = vec![Estimate { mean: 0.0, variance: None }; sequences.len()];
-    let mut rest = &order[..];
-    while !rest.is_empty() {
-        let mut tokens = 0;
-        let fits = |i: &&usize| {
-            tokens += sequences[**i].ids.len();
-            tokens <= budget
-        };
-        let count = rest.iter().take_while(fits).count().max(1);
-        let (now, later) = rest.split_at(count);
-        let batch: Vec<&TokenSeq> = now.iter().map(|i| &sequences[*i]).collect();
-        for (i, estimate) in now.iter().zip(scorer.score(&batch, want)?) {
-            estimates[*i] = estimate;
-        }
-        done(batch.iter().map(|sequence| sequence.ids.len()).sum());
-        rest = later;
+    let lengths: Vec<usize> = order.iter().map(|i| sequences[*i].ids.len()).collect();
+    for run in runs_within(&lengths, budget) {
+        let batch: Vec<&TokenSeq> = order[run.clone()].iter().map(|i| &sequences[*i]).collect();
+        let scored = scorer.score(&batch, want)?;
+        order[run.clone()].iter().zip(scored).for_each(|(i, estimate)| estimates[*i] = estimate);
+        done(lengths[run].iter().sum());
     }
     Ok(estimates)
 }

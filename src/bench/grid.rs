@@ -78,7 +78,7 @@ impl<'a> Grid<'a> {
     }
 
     /// Measures every batch that holds a sequence of the length at least; lengths past the model's are left out. All means
-    /// come first: the allocator keeps what it has, and the peaks of means would be those of variances before them.
+    /// come first: the allocator keeps what it has for a while, and peaks of means would be those of variances before them.
     pub fn measure(&mut self, scorer: &mut Scorer, plan: &Plan) -> Result<Vec<Cell>> {
         let longest = scorer.model.config().max_length;
         for length in plan.lengths.iter().filter(|length| **length > longest) {

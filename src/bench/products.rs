@@ -1,7 +1,7 @@
 //! The matrix products of a pass over the frozen weights, and nothing else: a limit for any program that makes them.
 //!
 //! They are those of the engine, in its order and its layouts: forward x W^T with the rows of W^T following each other,
-//! backward dy W with the rows of W; of the last layer all but the first only at the pooled tokens. Every layer has
+//! backward dy W with the rows of W, none for the model's own input; of the last layer all but the first only at the pooled tokens. Every layer has
 //! weights of its own, so that they come from memory as in the real pass, not from a cache. Inputs are the same few
 //! matrices throughout, and outputs go where the last went: both favour the limit.
 
@@ -11,6 +11,9 @@ use crate::{
     nn::cpu::gemm::{Matrix, MatrixMut},
 };
 use std::hint::black_box;
+
+/// Layer and linear layer below which no gradient is formed, in a model with updates from the first layer on.
+const LOWEST: (usize, usize) = (0, 0);
 
 /// (d_out, d_in) of the linear layers of a block, those of one input together.
 pub fn linear_weights(config: &Config) -> [(usize, usize); 4] {
@@ -76,8 +79,9 @@ impl Products {
             (0..4).for_each(|linear| self.product(layer, linear, size, Passes::Forward));
         }
         if passes == Passes::ForwardAndBackward {
-            for layer in (0..self.layers.len()).rev() {
-                (0..4).rev().for_each(|linear| self.product(layer, linear, size, passes));
+            let walked = (0..self.layers.len()).rev().flat_map(|layer| (0..4).rev().map(move |l| (layer, l)));
+            for (layer, linear) in walked.filter(|at| *at != LOWEST) {
+                self.product(layer, linear, size, passes);
             }
         }
         black_box(&self.output);
@@ -101,11 +105,12 @@ impl Products {
     /// Floating-point operations of the passes, two for each product of numbers.
     pub fn operations(&self, size: Size, passes: Passes) -> f64 {
         let all = (0..self.layers.len()).flat_map(|layer| (0..4).map(move |linear| (layer, linear)));
-        let of = |(layer, linear)| {
+        let of = |(layer, linear): (usize, usize)| {
             let (d_out, d_in) = self.shapes[linear];
-            2.0 * (self.rows(layer, linear, size) * d_out * d_in) as f64
+            let products = if (layer, linear) == LOWEST { 1 } else { passes.count() };
+            2.0 * (products * self.rows(layer, linear, size) * d_out * d_in) as f64
         };
-        passes.count() as f64 * all.map(of).sum::<f64>()
+        all.map(of).sum()
     }
 }
 
@@ -131,7 +136,8 @@ mod tests {
         let [qkv, rest] = [64 * 32, 32 * 32 + 80 * 32 + 32 * 40].map(|numbers| 2.0 * f64::from(numbers));
         let want = 6.0 * (qkv + rest) + 6.0 * qkv + 2.0 * rest;
         assert_eq!(products.operations(size, Passes::Forward), want);
-        assert_eq!(products.operations(size, Passes::ForwardAndBackward), 2.0 * want);
+        let backward = want - 6.0 * qkv;
+        assert_eq!(products.operations(size, Passes::ForwardAndBackward), want + backward);
         products.run(size, Passes::ForwardAndBackward).unwrap();
     }
 }

@@ -134,6 +134,9 @@ impl Report {
 
     /// Medians over the pools.
     fn by_pool(&self) -> String {
+        if self.pools.is_empty() {
+            return String::new();
+        }
         let median = |of: &dyn Fn(&Pool) -> f64| median(&mut self.pools.iter().map(of).collect::<Vec<_>>());
         let row = |name: &str, of: &dyn Fn(&Pool) -> f64, format: &dyn Fn(f64) -> String| {
             [name.to_owned(), format(median(of))]
@@ -161,8 +164,7 @@ impl Report {
             row("variances computed in full", &|p| p.complete as f64, &tokens),
             row("share of the layers walked", &|p| p.walked, &plain),
         ];
-        let count = self.pools.len();
-        table(&format!("Pools: medians of {count}"), ["", "median"], rows.into_iter().filter(|_| count > 0))
+        table(&format!("Pools: medians of {}", self.pools.len()), ["", "median"], rows)
     }
 
     fn by_rank(&self) -> String {

@@ -83,6 +83,9 @@ impl Bench {
         }
         let plan = self.plan();
         let (mut subject, targets) = self.subject()?;
+        if self.pools.is_some() && subject.scorer.posterior.is_none() {
+            return Err(Error::Usage("`--pools` needs variances, and `--compute int8` has none".into()));
+        }
         let mut report = bench::measure(&mut subject, &plan)?;
         if let Some(path) = &self.pools {
             report.pools = self.pools(&mut subject.scorer, path)?;
@@ -100,9 +103,6 @@ impl Bench {
 
     /// Measures the pools with the model, and with one that shares nothing.
     fn pools(&self, scorer: &mut Scorer, path: &Path) -> Result<Vec<Pool>> {
-        if scorer.posterior.is_none() {
-            return Err(Error::Usage("`--pools` needs a model with variances".into()));
-        }
         let encoder = self.model.base.open()?.encoder;
         let (model, posterior) = (scorer.model.clone(), scorer.posterior.clone());
         let mut alone = Scorer::new(model, posterior, Sharing::Alone);

@@ -140,10 +140,9 @@ fn answer(entry: Entry<Waiting>, result: Result<Estimate>) {
     let _ = entry.payload.reply.send(result);
 }
 
-/// Scores a batch on a thread of the pool that the kernels share, where each of their parallel parts begins without waking
-/// another thread; a wrong number of estimates becomes an error.
+/// Scores a batch; a wrong number of estimates becomes an error.
 fn score_caught(scorer: &mut dyn Score, batch: &[&TokenSeq], want: Want) -> Result<Vec<Estimate>> {
-    let estimates = caught(|| rayon::scope(|_| scorer.score(batch, want)))?;
+    let estimates = caught(|| scorer.score(batch, want))?;
     if estimates.len() != batch.len() {
         let (got, want) = (estimates.len(), batch.len());
         return Err(Error::Internal(format!("{got} estimates for {want} sequences")));

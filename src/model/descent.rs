@@ -42,7 +42,6 @@ struct Selection {
     /// Of each token.
     tokens: Tensor,
     /// Of each reward, among the pooled tokens.
-    rewards: Vec<usize>,
     pooled: Tensor,
 }
 
@@ -78,7 +77,6 @@ impl<'a> Descent<'a> {
         let selection = Selection {
             tokens: model.indices(unfolded.rows.iter().copied())?,
             pooled: model.indices(rewards.iter().map(|i| *i as u32))?,
-            rewards: rewards.to_vec(),
         };
         let last = gather(&trace.last, &selection.pooled)?;
         let dx = model.below_head(&last, &vec![1.0; rewards.len()])?;
@@ -104,9 +102,12 @@ impl<'a> Descent<'a> {
         };
         let kept = &self.trace.layers[left.len()];
         let trace = self.of_layer(layer, kept)?;
-        // Nothing reads the gradient below the lowest layer.
-        self.dx = layer.backward(&trace, &self.batch, &self.dx, sink)?;
+        let below = layer.backward(&trace, &self.batch, &self.dx, sink)?;
         self.left = left;
+        // Nothing reads the gradient below the lowest layer.
+        if self.depth() > 0 {
+            self.dx = layer.input_gradient(&trace, &self.batch, below)?;
+        }
         Ok(())
     }
 
@@ -117,15 +118,11 @@ impl<'a> Descent<'a> {
         let pooled = self.model.indices(positions.iter().map(|i| *i as u32))?;
         let at_top = self.left.len() == self.model.layers.len();
         self.dx = gather(&self.dx, if at_top { &pooled } else { &rows })?;
+        let of = |before: &Tensor, some: &Tensor| before.index_select(some, 0);
         self.selection = Some(match &self.selection {
-            None => Selection { tokens: rows, pooled, rewards: positions.to_vec() },
+            None => Selection { tokens: rows, pooled },
             Some(before) => {
-                let rewards: Vec<usize> = positions.iter().map(|i| before.rewards[*i]).collect();
-                Selection {
-                    tokens: before.tokens.index_select(&rows, 0)?,
-                    pooled: before.pooled.index_select(&pooled, 0)?,
-                    rewards,
-                }
+                Selection { tokens: of(&before.tokens, &rows)?, pooled: of(&before.pooled, &pooled)? }
             }
         });
         self.batch = Cow::Owned(self.model.batch(&next.packed)?);
@@ -174,6 +171,11 @@ impl RewardModel {
         let rows: Vec<u32> = rows.collect();
         let count = rows.len();
         Ok(Tensor::from_vec(rows, count, &self.device)?)
+    }
+
+    /// Layers that a complete backward walks.
+    pub fn depth(&self) -> usize {
+        self.layers.len() - self.lowest()
     }
 
     /// Index of the lowest layer with an update; the number of layers where there is none.

@@ -102,6 +102,14 @@ pub(super) struct Trace {
     gate_up: Tensor,
 }
 
+/// Gradients from which that of the input is formed, where it is wanted.
+pub(super) struct Below {
+    /// (N, (H + 2 G) D)
+    dqkv: Tensor,
+    /// (R, C)
+    dmiddle: Tensor,
+}
+
 impl Trace {
     /// What a batch has whose tokens are rows of this one's: `tokens` of all, `computed` of those that follow the attention.
     pub fn select(&self, tokens: &Tensor, computed: &Tensor) -> Result<Self> {
@@ -130,9 +138,9 @@ impl Layer {
         Ok((y, Trace { x: x.clone(), qkv, mixed, middle, gate_up }))
     }
 
-    /// Gradient of the input, (R, C) -> (N, C); every site with an update is shown to `sink`.
-    pub fn backward(&self, trace: &Trace, batch: &Batch, dy: &Tensor, sink: &mut dyn Sink) -> Result<Tensor> {
-        let [to_qkv, o, to_gate_up, down] = &self.linears;
+    /// Shows every site with an update to `sink`, given the gradient of the output, (R, C).
+    pub fn backward(&self, trace: &Trace, batch: &Batch, dy: &Tensor, sink: &mut dyn Sink) -> Result<Below> {
+        let [_, o, to_gate_up, down] = &self.linears;
         let Trace { x, qkv, mixed, middle, gate_up } = trace;
         let eps = batch.config.rms_norm_eps;
         let (dgate_up, act) = swiglu_backward(gate_up, &down.backward(dy)?)?;
@@ -147,8 +155,15 @@ impl Layer {
         let dqkv = batch.rotation.apply_backward(dqkv, batch.rotated())?;
         let n = rms_norm(x, &self.input_norm, eps)?;
         self.show(0, &n, &dqkv, sink)?;
-        let beside = batch.spread(self.rows, dmiddle, x)?;
-        Ok(rms_norm_backward(x, &self.input_norm, eps, &to_qkv.backward(&dqkv)?, &beside)?)
+        Ok(Below { dqkv, dmiddle })
+    }
+
+    /// Gradient of the input, (N, C).
+    pub fn input_gradient(&self, trace: &Trace, batch: &Batch, below: Below) -> Result<Tensor> {
+        let (x, eps) = (&trace.x, batch.config.rms_norm_eps);
+        let dn = self.linears[0].backward(&below.dqkv)?;
+        let beside = batch.spread(self.rows, below.dmiddle, x)?;
+        Ok(rms_norm_backward(x, &self.input_norm, eps, &dn, &beside)?)
     }
 
     /// Shows the linear layers of one input and their output gradients.

@@ -156,20 +156,8 @@ fn grain(width: usize) -> usize {
 /// # Safety
 /// `f` must write every slot of each row.
 pub unsafe fn rows(len: usize, width: usize, f: impl Fn(usize, &mut [Slot]) + Sync) -> Vec<f32> {
-    let fill = |out: &mut [Slot]| {
-        out.par_chunks_mut(grain(width)).enumerate().for_each(|(chunk, out)| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (i, row) in out.chunks_mut(width).enumerate() {
-                        f(chunk * (grain(width) / width) + i, row);
-                    }
-                },
-            );
-        });
-    };
-    // SAFETY: the chunks cover all slots, and by the caller's promise each is written.
-    unsafe { written(len, fill) }
+    // SAFETY: the rows cover all slots, and by the caller's promise each is written.
+    unsafe { written(len, |out| each_row(out, width, f)) }
 }
 
 /// Gives `f` rows of two outputs at once, `widths` of them wide; both have `count` rows.
@@ -208,7 +196,7 @@ pub unsafe fn row_pairs(
 }
 
 /// Changes every row of `width` numbers, given its index, in parallel where there are many.
-pub fn each_row(values: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+pub fn each_row<T: Send>(values: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     values.par_chunks_mut(grain(width)).enumerate().for_each(|(chunk, rows)| {
         vectorized(
             #[inline(always)]

@@ -141,6 +141,15 @@ pub fn pair_tokens(chosen: &TokenSeq, rejected: &TokenSeq) -> usize {
     live(chosen).len() + live(rejected).len() - shared_prefix(&[chosen, rejected])
 }
 
+/// Tokens that each sequence adds to the one before it, with which it shares its beginning.
+pub fn own_tokens(sequences: &[&TokenSeq]) -> Vec<usize> {
+    let of = |i: usize| match i {
+        0 => live(sequences[0]).len(),
+        _ => live(sequences[i]).len() - shared_prefix(&sequences[i - 1..=i]),
+    };
+    (0..sequences.len()).map(of).collect()
+}
+
 /// What the reward can depend on: nothing after the pooled token.
 fn live(sequence: &TokenSeq) -> &[u32] {
     &sequence.ids[..=sequence.pooled]

@@ -52,3 +52,21 @@ fn a_base_alone_is_measured_with_a_fresh_adapter() {
     assert!(report["cells"][0]["variance"]["tokens_per_second"].as_f64().unwrap() > 0.0);
     assert!(workspace.fail("bench --model base --seconds nan").contains("--seconds: NaN is not a time"));
 }
+
+#[test]
+fn pools_of_a_file_are_measured_and_their_winners_checked() {
+    let workspace = Workspace::new("llama-0");
+    let pool = |prompt: &str| json!({"prompt": prompt, "responses": ["a", "b c", "a", "d"], "source": "x"});
+    workspace.write("pools.jsonl", format!("{}\n{}\n", pool("one two"), pool("three")));
+    let (text, report) = report(&workspace, "--model base --adapter adapter --pools pools.jsonl --answers 3");
+    let pools = report["pools"].as_array().unwrap();
+    assert_eq!(pools.len(), 2);
+    for pool in pools {
+        assert_eq!(pool["candidates"], json!(3));
+        assert!(pool["complete"].as_u64().unwrap() >= 1 && pool["walked"].as_f64().unwrap() <= 1.0, "{pool}");
+    }
+    assert!(text.contains("Pools: medians of 2"), "{text}");
+    workspace.write("pools.jsonl", "{\"prompt\": \"a\"}\n");
+    let message = workspace.fail(&format!("{BENCH} --model base --adapter adapter --pools pools.jsonl"));
+    assert!(message.contains("pools.jsonl:1") && message.contains("responses"), "{message}");
+}

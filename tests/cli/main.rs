@@ -1,6 +1,7 @@
 //! The program itself, as its users run it: on tiny models made by the reference.
 
 mod bench;
+mod compute;
 mod data;
 mod helpers;
 mod interrupted;

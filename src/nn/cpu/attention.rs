@@ -266,22 +266,17 @@ impl Operands<'_> {
 
     /// Some tokens' keys of one key head: (S, D).
     fn keys(&self, tokens: &Range<usize>, group: usize) -> Matrix<'_> {
-        let Heads { size, .. } = self.heads;
-        Matrix::new(
-            &self.qkv[self.heads.key(tokens.start, group)..],
-            (tokens.len(), size),
-            self.heads.width(),
-        )
+        self.head_rows(self.heads.key(tokens.start, group), tokens.len())
     }
 
     /// Their values.
     fn values(&self, tokens: &Range<usize>, group: usize) -> Matrix<'_> {
-        let Heads { size, .. } = self.heads;
-        Matrix::new(
-            &self.qkv[self.heads.value(tokens.start, group)..],
-            (tokens.len(), size),
-            self.heads.width(),
-        )
+        self.head_rows(self.heads.value(tokens.start, group), tokens.len())
+    }
+
+    /// One head of `tokens` tokens, the first of which begins at `at`.
+    fn head_rows(&self, at: usize, tokens: usize) -> Matrix<'_> {
+        Matrix::new(&self.qkv[at..], (tokens, self.heads.size), self.heads.width())
     }
 
     fn scale(&self) -> f32 {
