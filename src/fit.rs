@@ -4,19 +4,24 @@
 //! H = sum_n w_n D_n D_n^T      w_n = p_n (1 - p_n)      D_n = J(chosen_n) - J(rejected_n)
 //! ```
 //!
-//! A first pass accumulates Kronecker factors, with each reward's own gradients, and the head's exact matrix; a second one
+//! The default, a sketch of all blocks together, takes one pass, which leaves the projected D_n of every pair. Separate blocks
+//! take two: a first pass accumulates Kronecker factors, with each reward's own gradients, and the head's exact matrix; a second one
 //! (EKFAC, George et al., 2018) the diagonal of H in the factors' eigenbasis, with D_n formed by one backward per batch.
-//! Both are sums over batches in a fixed order, so a fit that was interrupted goes on to the same posterior.
+//! All are taken in a fixed order of batches, so a fit that was interrupted goes on to the same posterior.
 
 use crate::{
-    Result,
+    Error, Result,
     model::{RewardModel, site::HEAD},
     posterior::{
-        BlockKind, Posterior, Prior,
+        BlockKind, Form, Posterior, Prior, Sketch,
         evidence::{Evidence, Term, evidence},
         fit::{Curvature, CurvatureKind, Rank, kfac},
+        sketch::{self, Groups, Layout},
     },
-    train::{Example, by_tokens},
+    train::{
+        Example, by_tokens,
+        loss::{sigmoid, softplus},
+    },
 };
 use candle_core::{DType, Tensor};
 use std::{
@@ -28,19 +33,57 @@ use std::{
 pub mod checkpoint;
 mod first;
 mod second;
+mod sketched;
 
 use checkpoint::Store;
 use first::First;
 use second::Second;
+use sketched::{Sketched, Sums};
 
 /// How a posterior is fitted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
     pub curvature: CurvatureKind,
+    /// Of separate blocks.
     pub rank: Rank,
+    /// Of a sketch.
+    pub size: Size,
     pub prior: Prior,
+    /// Share of the labels that is taken to be wrong, below one half.
+    pub label_noise: f64,
     /// Most tokens in one forward and backward.
     pub batch_tokens: usize,
+}
+
+/// How large a sketch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Features of the low-rank updates; the head has its own.
+    pub features: usize,
+    /// Groups of layers, each with features of its own.
+    pub groups: usize,
+    pub seed: u64,
+}
+
+/// What a preference says of the difference of two rewards.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Likelihood {
+    /// Log probability of the label, in nats.
+    pub log: f64,
+    /// w, the Fisher information of the difference.
+    pub curvature: f64,
+}
+
+/// Bradley and Terry's likelihood where a share `noise` of the labels is wrong, whichever they are: q = (1 - 2e) p + e and
+/// w = ((1 - 2e) p (1 - p))^2 / (q (1 - q)), which is p (1 - p) without noise.
+pub fn likelihood(difference: f64, noise: f64) -> Likelihood {
+    let p = sigmoid(difference);
+    if noise == 0.0 {
+        return Likelihood { log: -softplus(-difference), curvature: p * (1.0 - p) };
+    }
+    let q = (1.0 - 2.0 * noise) * p + noise;
+    let slope = (1.0 - 2.0 * noise) * p * (1.0 - p);
+    Likelihood { log: q.ln(), curvature: slope * slope / (q * (1.0 - q)) }
 }
 
 /// Tokens of a fit, of which a resumed one computes only a part.
@@ -58,7 +101,7 @@ pub struct Fitted {
     pub evidence: Evidence,
     /// sum_n log sigma(delta_n), in nats, each pair times its weight.
     pub log_likelihood: f64,
-    /// Trace of each block's curvature.
+    /// Trace of the curvature of each block, or of each slot of a sketch.
     pub traces: BTreeMap<String, f64>,
 }
 
@@ -81,6 +124,9 @@ impl Fit<'_> {
     pub fn run(&self, progress: &mut dyn FnMut(Tokens)) -> Result<Option<Fitted>> {
         let all: Vec<&Example> = self.examples.iter().collect();
         let batches = by_tokens(&all, self.options.batch_tokens);
+        if self.options.curvature == CurvatureKind::Sketch {
+            return self.sketch(&batches, progress);
+        }
         let Some(first) = self.first_pass(&batches, progress)? else { return Ok(None) };
         let First { factors, head, weights, log_likelihood } = first;
         let mut curvatures = BTreeMap::new();
@@ -101,17 +147,67 @@ impl Fit<'_> {
                 };
                 curvatures.extend(second.finish(self.options.rank)?);
             }
+            CurvatureKind::Sketch => {}
         }
         assemble(self.model, curvatures, self.mean, log_likelihood, self.options.prior).map(Some)
     }
 
     /// Tokens that a whole fit computes.
     pub fn tokens(&self) -> usize {
-        let first: usize = self.examples.iter().map(first::tokens).sum();
+        let sequences = || self.examples.iter().map(first::tokens).sum::<usize>();
+        let pairs = || self.examples.iter().map(Example::tokens).sum::<usize>();
         match self.options.curvature {
-            CurvatureKind::Ekfac => first + self.examples.iter().map(Example::tokens).sum::<usize>(),
-            CurvatureKind::Kfac => first,
+            CurvatureKind::Sketch => pairs(),
+            CurvatureKind::Ekfac => sequences() + pairs(),
+            CurvatureKind::Kfac => sequences(),
         }
+    }
+
+    fn sketch(&self, batches: &[Vec<&Example>], progress: &mut dyn FnMut(Tokens)) -> Result<Option<Fitted>> {
+        let Size { features, groups, seed } = self.options.size;
+        let layout = Layout::new(&self.model.shapes(), features, groups, seed);
+        let Some(sketched) = self.sketch_pass(&layout, batches, progress)? else { return Ok(None) };
+        let Sums { curvature, log_likelihood } = sketched.sums(&layout, self.options.label_noise)?;
+        let mut distances = BTreeMap::new();
+        for (name, parameter) in self.model.blocks() {
+            if let Some(kind) = BlockKind::of(&name) {
+                *distances.entry(kind).or_insert(0.0) += squared_distance(&parameter, self.mean.get(&name))?;
+            }
+        }
+        let distance = |kind| distances.get(&kind).copied().unwrap_or_default();
+        let groups = Groups::by_kind(&layout, distance, |kind| self.options.prior.given(kind));
+        let found = sketch::evidence(&layout, &curvature, log_likelihood, &groups)?;
+        let evidence = by_kind(&layout, &groups, &found);
+        let traces = layout.slots.iter().zip(layout.ranges()).enumerate().map(|(at, (slot, range))| {
+            (format!("{} {at}", slot.kind), range.map(|i| curvature.at(i, i)).sum())
+        });
+        let traces = traces.collect();
+        let sketch = Sketch::new(layout, curvature, found.prior_precision)
+            .map_err(|problems| Error::Compute(candle_core::Error::Msg(problems.join("; "))))?;
+        let posterior = Posterior { form: Form::Sketch(sketch), config: None };
+        Ok(Some(Fitted { posterior, evidence, log_likelihood, traces }))
+    }
+
+    fn sketch_pass(
+        &self,
+        layout: &Layout,
+        batches: &[Vec<&Example>],
+        progress: &mut dyn FnMut(Tokens),
+    ) -> Result<Option<Sketched>> {
+        let mut sketched = match &self.checkpoints {
+            Some((store, _)) => store.load_sketched(layout.features(), batches)?.unwrap_or_default(),
+            None => Sketched::default(),
+        };
+        let done = sketched.batches;
+        progress(Tokens::Saved(batches[..done].iter().flatten().map(|e| e.tokens()).sum()));
+        let finished = self.walk(batches, done, |batch, _, save| {
+            if let Some(batch) = batch {
+                sketched.add(self.model, layout, batch)?;
+                progress(Tokens::Computed(batch.iter().map(|e| e.tokens()).sum()));
+            }
+            save.map_or(Ok(()), |store| store.save_sketched(&sketched))
+        })?;
+        Ok(finished.then_some(sketched))
     }
 
     fn first_pass(
@@ -127,7 +223,7 @@ impl Fit<'_> {
         progress(Tokens::Saved(batches[..done].iter().flatten().map(|e| first::tokens(e)).sum()));
         let finished = self.walk(batches, done, |batch, _, save| {
             if let Some(batch) = batch {
-                first.add(self.model, batch)?;
+                first.add(self.model, batch, self.options.label_noise)?;
                 progress(Tokens::Computed(batch.iter().map(|e| first::tokens(e)).sum()));
             }
             match save {
@@ -191,6 +287,29 @@ impl Fit<'_> {
     }
 }
 
+/// What was found for the slots of a sketch, by kind of block.
+fn by_kind(layout: &Layout, groups: &Groups, found: &sketch::Evidence) -> Evidence {
+    let (mut prior_precision, mut effective_parameters) = (BTreeMap::new(), BTreeMap::new());
+    let mut at_bound = Vec::new();
+    for (at, slot) in layout.slots.iter().enumerate() {
+        prior_precision.insert(slot.kind, found.prior_precision[at]);
+        *effective_parameters.entry(slot.kind).or_insert(0.0) += found.effective_parameters[at];
+        if found.at_bound.contains(&groups.of_slot[at]) && !at_bound.contains(&slot.kind) {
+            at_bound.push(slot.kind);
+        }
+    }
+    Evidence { prior_precision, effective_parameters, log_evidence: found.log_evidence, at_bound }
+}
+
+/// |theta - mu|^2, mu zero where there is none.
+fn squared_distance(parameter: &Tensor, mean: Option<&Tensor>) -> Result<f64> {
+    let distance = match mean {
+        Some(mean) => (parameter - mean)?,
+        None => parameter.clone(),
+    };
+    Ok(distance.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar()?)
+}
+
 /// Chooses the prior precisions and puts the blocks together.
 fn assemble(
     model: &RewardModel,
@@ -202,11 +321,7 @@ fn assemble(
     let (parameters, mut terms, mut traces) = (model.blocks(), Vec::new(), BTreeMap::new());
     for (name, curvature) in &curvatures {
         let (Some(kind), Some(parameter)) = (BlockKind::of(name), parameters.get(name)) else { continue };
-        let distance = match mean.get(name) {
-            Some(mean) => (parameter - mean)?,
-            None => parameter.clone(),
-        };
-        let squared_distance = distance.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar()?;
+        let squared_distance = squared_distance(parameter, mean.get(name))?;
         terms.push(Term { kind, spectrum: curvature.spectrum()?, squared_distance });
         traces.insert(name.clone(), curvature.trace()?);
     }
@@ -218,5 +333,5 @@ fn assemble(
             blocks.insert(name, block);
         }
     }
-    Ok(Fitted { posterior: Posterior { blocks, config: None }, evidence, log_likelihood, traces })
+    Ok(Fitted { posterior: Posterior::of_blocks(blocks, None), evidence, log_likelihood, traces })
 }

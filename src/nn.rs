@@ -11,6 +11,7 @@
 pub mod attention;
 pub mod contract;
 pub(crate) mod cpu;
+pub mod fold;
 pub mod gram;
 pub mod linear;
 pub mod mlp;

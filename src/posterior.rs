@@ -7,8 +7,9 @@
 //! q = U_o^T J U_i      cov_b(a, b) = sum_ij qa_ij qb_ij / (S_ij + lambda) + residual of the truncated side
 //! ```
 //!
-//! [`block`] computes that sum, [`store`] reads and writes the file, [`fit`] accumulates S over preference pairs and
-//! [`evidence`] chooses lambda. Nothing here knows the model: blocks have names and shapes, gradients arrive as tensors.
+//! [`block`] computes that sum, [`mod@sketch`] does without the independence of blocks that it assumes, and [`walk`] takes the
+//! gradients of either as a backward shows them. [`store`] reads and writes the file, [`fit`] accumulates S over preference
+//! pairs and [`evidence`] chooses lambda. Nothing here knows the model: blocks have names and shapes, gradients arrive as tensors.
 
 pub mod block;
 mod check;
@@ -18,38 +19,51 @@ pub mod fit;
 mod frame;
 pub mod parts;
 pub mod prior;
+pub mod sketch;
 pub mod store;
+pub mod walk;
 
 use std::{collections::BTreeMap, fmt};
 
-use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
-
-use crate::Result;
 
 pub use block::Block;
 pub use check::Target;
 pub use config::FitConfig;
 pub use parts::Parts;
 pub use prior::Prior;
+pub use sketch::Sketch;
+pub use walk::{Walk, Wanted};
 
 /// Everything that `posterior.safetensors` holds.
 #[derive(Debug, Clone)]
 pub struct Posterior {
-    /// By block name: the PEFT tensor's name less `.weight`.
-    pub blocks: BTreeMap<String, Block>,
+    pub form: Form,
     /// How it was fitted; `None` in files that other programs wrote without saying so.
     pub config: Option<FitConfig>,
 }
 
+/// What is taken to be correlated with what.
+#[derive(Debug, Clone)]
+pub enum Form {
+    /// Separate blocks, by name: the PEFT tensor's name less `.weight`.
+    Blocks(BTreeMap<String, Block>),
+    /// All blocks together, in a random projection.
+    Sketch(Sketch),
+}
+
 impl Posterior {
-    /// Adds what the block `name` contributes to the variance of each gradient (n, d_out, d_in); nothing if the posterior
-    /// leaves the block out, which is then known exactly.
-    pub fn add_variances(&self, name: &str, j: &Tensor, sums: &mut [f64]) -> Result<()> {
-        if let Some(block) = self.blocks.get(name) {
-            sums.iter_mut().zip(block.variances(j)?).for_each(|(sum, v)| *sum += v);
+    /// Separate blocks.
+    pub fn of_blocks(blocks: BTreeMap<String, Block>, config: Option<FitConfig>) -> Self {
+        Self { form: Form::Blocks(blocks), config }
+    }
+
+    /// The separate blocks of a posterior that has some.
+    pub fn blocks(&self) -> Option<&BTreeMap<String, Block>> {
+        match &self.form {
+            Form::Blocks(blocks) => Some(blocks),
+            Form::Sketch(_) => None,
         }
-        Ok(())
     }
 }
 

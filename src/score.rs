@@ -12,7 +12,7 @@ use crate::{
     Error, Result,
     model::{RewardModel, sink::Jacobians},
     nn::pack::{Packed, fold::by_prefix, own_tokens},
-    posterior::Posterior,
+    posterior::{Posterior, Wanted},
     text::TokenSeq,
 };
 
@@ -141,7 +141,7 @@ impl Scorer {
         let some: Vec<&TokenSeq> = distinct.iter().map(|i| candidates[*i]).collect();
         let packed = Packed::candidates(&some);
         let trace = self.model.forward(&packed)?;
-        let pool = Candidates::new(&self.model, self.posterior.as_ref(), &trace)?;
+        let pool = Candidates::new(&self.model, self.posterior.as_ref(), &trace, Wanted::Variances)?;
         let selected = select(&pool, penalty)?;
         Ok(Selected { index: distinct[selected.index], ..selected })
     }
@@ -154,10 +154,10 @@ impl Scorer {
         };
         let packed = worth_folding(sequences);
         let trace = self.model.forward_within(&packed, bytes)?;
-        let candidates = Candidates::new(&self.model, Some(posterior), &trace)?;
-        let variances = candidates.variances(self.model.tokens_within(bytes))?;
-        let both = trace.rewards().iter().zip(variances);
-        Ok(both.map(|(mean, variance)| Estimate { mean: *mean, variance: Some(variance) }).collect())
+        let candidates = Candidates::new(&self.model, Some(posterior), &trace, Wanted::Variances)?;
+        let walked = candidates.all(self.model.tokens_within(bytes))?;
+        let both = trace.rewards().iter().zip(walked.iter().flat_map(|walk| walk.variances()));
+        Ok(both.map(|(mean, variance)| Estimate { mean: *mean, variance: Some(*variance) }).collect())
     }
 
     /// Scores passes, as many at a time as there are threads: each then works on its own, without waiting for the others
@@ -261,10 +261,10 @@ pub fn with_variances(
     let trace = model.forward(packed)?;
     let sign = |i: usize| if i.is_multiple_of(rewards_per_group) { 1.0 } else { -1.0 };
     let cotangents: Vec<f64> = (0..packed.pooled.len()).map(sign).collect();
-    let mut variances = vec![0.0; packed.groups.len()];
-    let mut sink = Jacobians::new(packed, |name, j| posterior.add_variances(name, j, &mut variances));
+    let mut walk = posterior.walk(packed.groups.len(), Wanted::Variances);
+    let mut sink = Jacobians::new(packed, |name, j| walk.add(name, j));
     model.backward(&trace, &cotangents, &mut sink)?;
-    Ok((trace.rewards().to_vec(), variances))
+    Ok((trace.rewards().to_vec(), walk.variances().to_vec()))
 }
 
 /// Scores any number of sequences in batches of at most `budget` tokens, those that begin alike together; `done` hears of the tokens

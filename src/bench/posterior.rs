@@ -21,7 +21,7 @@ pub fn stand_in(shapes: &BTreeMap<String, (usize, usize)>) -> Result<Posterior> 
             Block::new(parts).map_err(|problems| Error::Internal(format!("{name}: {}", problems.join("; "))));
         Ok((name.clone(), block?))
     };
-    Ok(Posterior { blocks: shapes.iter().map(block).collect::<Result<_>>()?, config: None })
+    Ok(Posterior::of_blocks(shapes.iter().map(block).collect::<Result<_>>()?, None))
 }
 
 fn parts(d_out: usize, d_in: usize) -> Result<Parts> {
@@ -53,7 +53,7 @@ mod tests {
         let shapes = shapes.map(|(name, shape)| (name.to_owned(), shape)).into();
         let posterior = stand_in(&shapes).unwrap();
         for (name, shape) in shapes {
-            assert_eq!(posterior.blocks[&name].dims(), shape, "{name}");
+            assert_eq!(posterior.blocks().unwrap()[&name].dims(), shape, "{name}");
         }
     }
 }

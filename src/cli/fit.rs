@@ -11,7 +11,7 @@ use super::{
 use crate::{
     Error, Result,
     data::read_pairs,
-    fit::{self, Fitted, Options, Tokens, checkpoint::Store},
+    fit::{self, Fitted, Options, Size, Tokens, checkpoint::Store},
     model::adapter::Adapter,
     nn::pack::Packed,
     posterior::{
@@ -45,10 +45,20 @@ pub struct Fit {
     /// The posterior's file [default: posterior.safetensors in the adapter's folder]
     #[arg(long, value_name = "FILE", env = "REWARDEN_OUTPUT")]
     output: Option<PathBuf>,
-    /// How the eigenvalues are found: `ekfac` from every pair's own gradient, `kfac` from the factors alone
-    #[arg(long, default_value = "ekfac", env = "REWARDEN_CURVATURE")]
+    /// `sketch`: all blocks together, in a random projection; or separate blocks in a Kronecker eigenbasis, the eigenvalues
+    /// from every pair's own gradient (`ekfac`) or from the factors alone (`kfac`)
+    #[arg(long, default_value_t = CurvatureKind::default(), env = "REWARDEN_CURVATURE")]
     curvature: CurvatureKind,
-    /// Directions kept of each block's longer side, the rest as tails: a number, or `full`
+    /// Features of a sketch, beside those of the head
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u16).range(2..=8192), env = "REWARDEN_FEATURES")]
+    features: u16,
+    /// Groups of layers that have features of their own in a sketch: more let best-of-n leave hopeless candidates earlier
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..), env = "REWARDEN_GROUPS")]
+    groups: u16,
+    /// Share of the labels that is taken to be wrong
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE", env = "REWARDEN_LABEL_NOISE")]
+    label_noise: f64,
+    /// Directions kept of each separate block's longer side, the rest as tails: a number, or `full`
     #[arg(long, default_value_t = Rank::default(), env = "REWARDEN_RANK")]
     rank: Rank,
     /// `evidence` (one per kind of block), a number, or `A=..,B=..,head=..`
@@ -69,7 +79,7 @@ pub struct Fit {
     /// Seconds between checkpoints
     #[arg(long, default_value_t = 300, value_name = "SECONDS", env = "REWARDEN_CHECKPOINT_SECONDS")]
     checkpoint_seconds: u64,
-    /// Seed of `--max-pairs`
+    /// Seed of `--max-pairs`, and of a sketch's projection
     #[arg(long, default_value_t = 0, env = "REWARDEN_SEED")]
     seed: u64,
 }
@@ -116,6 +126,9 @@ impl Fit {
         if self.max_pairs == Some(0) {
             return Err(Error::Usage("--max-pairs: 0 leaves nothing to fit to".into()));
         }
+        if !(0.0..0.5).contains(&self.label_noise) {
+            return Err(Error::Usage(format!("--label-noise: {} is not below one half", self.label_noise)));
+        }
         match (&self.model.adapter, &self.model.base.model, &self.output) {
             (None, None, None) => {
                 let hint =
@@ -153,7 +166,9 @@ impl Fit {
         let options = Options {
             curvature: self.curvature,
             rank: self.rank,
+            size: Size { features: self.features.into(), groups: self.groups.into(), seed: self.seed },
             prior: self.prior_precision,
+            label_noise: self.label_noise,
             batch_tokens: self.batch_tokens,
         };
         let initial_seed = summary::initial_seed(work.folder)?;
@@ -195,7 +210,8 @@ impl Fit {
         let (evidence, shape) = (&fitted.evidence, &opened.base.config);
         Ok(FitConfig {
             curvature: Some(self.curvature),
-            rank: Some(self.rank),
+            rank: (self.curvature != CurvatureKind::Sketch).then_some(self.rank),
+            label_noise: (self.label_noise > 0.0).then_some(self.label_noise),
             pairs: Some(work.train.examples.len()),
             log_likelihood: Some(fitted.log_likelihood),
             evidence: Some(evidence.log_evidence),

@@ -3,7 +3,7 @@
 //! The factors of the first pass weigh more than the model; the second pass, which only reads them, saves its own few.
 //! A checkpoint carries the fingerprint of the fit (data, options, adapter): another one's is refused rather than mixed in.
 
-use super::{first::First, second::Second};
+use super::{first::First, second::Second, sketched::Sketched};
 use crate::{
     Error, Result,
     model::{checkpoint::tensors, site},
@@ -28,6 +28,9 @@ const WEIGHTS: &str = "weights";
 const COUNTS: &str = "counts";
 /// Tensors of the second pass: the number of batches, and two for each block.
 const BATCHES: &str = "batches";
+/// Tensors of a sketch, beside the weights and the number of batches.
+const FEATURES: &str = "features";
+const DIFFERENCES: &str = "differences";
 const SUM: &str = "sum";
 const TRACE: &str = "trace";
 
@@ -150,6 +153,38 @@ impl Store {
             ekfac.trace = file.number(&key(TRACE, name))?;
         }
         Ok(())
+    }
+
+    pub(super) fn save_sketched(&self, sketched: &Sketched) -> Result<()> {
+        if sketched.features.is_empty() {
+            return Ok(());
+        }
+        let all = Tensors::from([
+            (FEATURES.to_owned(), sketched.features()?),
+            (DIFFERENCES.to_owned(), vector(&sketched.differences)?),
+            (WEIGHTS.to_owned(), vector(&sketched.weights)?),
+            (BATCHES.to_owned(), vector(&[sketched.batches as f64])?),
+        ]);
+        self.write(&self.first, &all)
+    }
+
+    /// The saved pairs, of `features` numbers each, which must be as many as the first of these batches have.
+    pub(super) fn load_sketched(
+        &self,
+        features: usize,
+        batches: &[Vec<&Example>],
+    ) -> Result<Option<Sketched>> {
+        let Some(mut file) = self.read(&self.first)? else { return Ok(None) };
+        let (count, saved) = (file.number(BATCHES)? as usize, file.take(FEATURES)?);
+        let (differences, weights) = (file.numbers(DIFFERENCES)?, file.numbers(WEIGHTS)?);
+        let pairs: usize = batches.iter().take(count).map(Vec::len).sum();
+        let fits = count <= batches.len() && saved.dims() == [pairs, features];
+        if !fits || differences.len() != pairs || weights.len() != pairs {
+            return Err(
+                file.wrong(format!("{FEATURES}, {DIFFERENCES} and {WEIGHTS} are not those of {pairs} pairs"))
+            );
+        }
+        Ok(Some(Sketched { features: vec![saved], differences, weights, batches: count }))
     }
 
     fn write(&self, path: &Path, all: &Tensors) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The first pass: Kronecker factors, the head's exact matrix, and every pair's weight.
 
+use super::{Likelihood, likelihood};
 use crate::{
     Result,
     model::{
@@ -9,10 +10,7 @@ use crate::{
     },
     nn::pack::{Packed, unfold::Unfolded},
     posterior::fit::{Factors, Gram, HeadFactor, Live},
-    train::{
-        Example, by_tokens,
-        loss::{sigmoid, softplus},
-    },
+    train::{Example, by_tokens},
 };
 use candle_core::Tensor;
 use std::collections::BTreeMap;
@@ -40,25 +38,24 @@ impl First {
     }
 
     /// Adds a batch, shortest pairs first.
-    pub fn add(&mut self, model: &RewardModel, batch: &[&Example]) -> Result<()> {
+    pub fn add(&mut self, model: &RewardModel, batch: &[&Example], noise: f64) -> Result<()> {
         let mut weights = Vec::with_capacity(batch.len());
         for micro in by_tokens(batch, model.tokens_kept()) {
-            weights.extend(self.walk(model, &micro)?);
+            weights.extend(self.walk(model, &micro, noise)?);
         }
         self.weights.push(weights);
         Ok(())
     }
 
     /// Adds pairs and returns their weights.
-    fn walk(&mut self, model: &RewardModel, pairs: &[&Example]) -> Result<Vec<f64>> {
+    fn walk(&mut self, model: &RewardModel, pairs: &[&Example], noise: f64) -> Result<Vec<f64>> {
         let packed = Packed::pairs(pairs.iter().map(|e| (&e.chosen, &e.rejected)));
         let trace = model.forward(&packed)?;
         let mut weights = Vec::with_capacity(pairs.len());
         for (example, reward) in pairs.iter().zip(trace.rewards().chunks_exact(2)) {
-            let delta = reward[0] - reward[1] - example.margin;
-            let p = sigmoid(delta);
-            weights.push(example.weight * p * (1.0 - p));
-            self.log_likelihood -= example.weight * softplus(-delta);
+            let Likelihood { log, curvature } = likelihood(reward[0] - reward[1] - example.margin, noise);
+            weights.push(example.weight * curvature);
+            self.log_likelihood += example.weight * log;
         }
         // Every answer has its own cotangents at the prompt's tokens: the backward walks both sequences, the first of a
         // pair before the second.

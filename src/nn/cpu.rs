@@ -13,6 +13,7 @@ use std::{mem::MaybeUninit, ops::Deref};
 pub mod attention;
 pub mod contract;
 pub mod exp;
+pub mod fold;
 pub mod gemm;
 pub mod gram;
 pub mod int8;

@@ -19,6 +19,8 @@ pub struct FitConfig {
     pub curvature: Option<CurvatureKind>,
     /// Directions kept of each block's long side.
     pub rank: Option<Rank>,
+    /// Share of the labels that was taken to be wrong.
+    pub label_noise: Option<f64>,
     /// Preference pairs that the curvature is summed over.
     pub pairs: Option<usize>,
     /// sum_n log sigma(delta_n), in nats.

@@ -27,8 +27,10 @@ pub use rank::Rank;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CurvatureKind {
-    /// The diagonal of H in the Kronecker eigenbasis (George et al., 2018): a second pass, exact trace.
+    /// All blocks together, in a random projection ([`crate::posterior::sketch`]): one pass.
     #[default]
+    Sketch,
+    /// The diagonal of H in the Kronecker eigenbasis (George et al., 2018): a second pass, exact trace.
     Ekfac,
     /// Products of the factors' eigenvalues (Yang et al., 2024): one pass.
     Kfac,
@@ -39,9 +41,10 @@ impl FromStr for CurvatureKind {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
+            "sketch" => Ok(Self::Sketch),
             "ekfac" => Ok(Self::Ekfac),
             "kfac" => Ok(Self::Kfac),
-            _ => Err(format!("unknown curvature: `{text}` (hint: ekfac or kfac)")),
+            _ => Err(format!("unknown curvature: `{text}` (hint: sketch, ekfac or kfac)")),
         }
     }
 }
@@ -49,6 +52,7 @@ impl FromStr for CurvatureKind {
 impl fmt::Display for CurvatureKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Sketch => "sketch",
             Self::Ekfac => "ekfac",
             Self::Kfac => "kfac",
         })

@@ -79,3 +79,9 @@ fn rows_times(j: &Tensor, u: &Tensor) -> Result<Tensor> {
     let (n, s, a) = j.dims3()?;
     j.reshape((n * s, a))?.matmul(u)?.reshape((n, s, u.dim(1)?))
 }
+
+/// (n, d_out, d_in) with the longer side last, the inputs where both are as long: contiguous, as gradients come from a backward.
+pub fn long_last(j: &Tensor) -> Result<Tensor> {
+    let (_, d_out, d_in) = j.dims3()?;
+    if d_out > d_in { j.transpose(1, 2)?.contiguous() } else { j.contiguous() }
+}

@@ -1,4 +1,4 @@
-//! The file `posterior.safetensors`, version 1.
+//! The file `posterior.safetensors`. Version 1 holds separate blocks:
 //!
 //! ```text
 //! <block>.input_basis   (d_in, k_in)      <block>.curvature        (k_out, k_in)
@@ -6,7 +6,15 @@
 //! <block>.tail          optional: (k_out) or (k_in), where the other side is truncated
 //! ```
 //!
-//! f32 or f64; the metadata say `format` = `laplace-lora`, `version` = `1` and, in files that `fit` writes, `config`.
+//! Version 2 holds a sketch of all blocks together ([`crate::posterior::sketch`]):
+//!
+//! ```text
+//! curvature        (m (m + 1) / 2)   H, the rows of its lower triangle one after the other
+//! prior_precision  (slots)           lambda of each slot
+//! ```
+//!
+//! and `layout` in its metadata: JSON with the seed and, for each slot, its kind, number of features and blocks with their
+//! shapes. f32 or f64; the metadata say `format` = `laplace-lora`, `version` and, in files that `fit` writes, `config`.
 //! Reading reports everything that is wrong at once; writing is deterministic and replaces the file in one step.
 
 mod read;
@@ -23,6 +31,12 @@ pub const FILE: &str = "posterior.safetensors";
 
 const FORMAT: &str = "laplace-lora";
 const VERSION: &str = "1";
+const SKETCH_VERSION: &str = "2";
+
+/// Tensors of version 2, and the entry of its metadata that says which features are which blocks'.
+const CURVATURE: &str = "curvature";
+const PRIOR_PRECISION: &str = "prior_precision";
+const LAYOUT: &str = "layout";
 
 /// Largest file that is read, in bytes.
 const LARGEST: u64 = 4 << 30;

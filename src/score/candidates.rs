@@ -7,16 +7,16 @@ use super::{
 use crate::{
     Result,
     model::{self, RewardModel, Trace, sink::Jacobians},
-    posterior::Posterior,
+    posterior::{Posterior, Walk, Wanted},
 };
 
 /// What can be asked of a forward pass.
 pub struct Candidates<'a> {
     model: &'a RewardModel,
-    /// Without one no variance grows.
-    posterior: Option<&'a Posterior>,
     trace: &'a Trace<'a>,
-    /// What the head's block adds to each variance.
+    /// What the posterior knows from the head alone, of every sequence.
+    head: Option<Walk<'a>>,
+    /// The variances of that, 0 without a posterior.
     heads: Vec<f64>,
     depth: usize,
 }
@@ -26,27 +26,37 @@ impl<'a> Candidates<'a> {
         model: &'a RewardModel,
         posterior: Option<&'a Posterior>,
         trace: &'a Trace<'a>,
+        wanted: Wanted,
     ) -> Result<Self> {
-        let mut heads = vec![0.0; trace.rewards().len()];
-        if let Some(posterior) = posterior {
-            let mut sink =
-                Jacobians::of_head(heads.len(), |name, j| posterior.add_variances(name, j, &mut heads));
-            model.head_backward(trace, &mut sink)?;
+        let count = trace.rewards().len();
+        let mut head = posterior.map(|posterior| posterior.walk(count, wanted));
+        if let Some(walk) = &mut head {
+            model.head_backward(trace, &mut Jacobians::of_head(count, |name, j| walk.add(name, j)))?;
         }
+        let heads = head.as_ref().map_or_else(|| vec![0.0; count], |walk| walk.variances().to_vec());
         let depth = if posterior.is_some() { model.depth() } else { 0 };
-        Ok(Self { model, posterior, trace, heads, depth })
+        Ok(Self { model, trace, head, heads, depth })
     }
 
-    /// Every variance in full, in batches of about `budget` tokens.
-    pub fn variances(&self, budget: usize) -> Result<Vec<f64>> {
-        let mut variances = self.heads.clone();
+    /// Walks all sequences down, in batches of about `budget` tokens: what the posterior knows of each batch.
+    pub fn all(&self, budget: usize) -> Result<Vec<Walk<'a>>> {
+        let mut walked = Vec::new();
         for run in runs_within(&self.trace.lengths(), budget) {
-            let mut descent = self.descend(&run.clone().collect::<Vec<_>>())?;
+            let mut way = self.start(&run.collect::<Vec<_>>())?;
             for _ in 0..self.depth {
-                descent.layer(&mut variances[run.clone()])?;
+                way.walk_layer()?;
             }
+            walked.extend(way.known);
         }
-        Ok(variances)
+        Ok(walked)
+    }
+
+    fn start(&self, candidates: &[usize]) -> Result<Way<'a>> {
+        let mut known = self.head.clone();
+        if let Some(walk) = &mut known {
+            walk.keep(candidates)?;
+        }
+        Ok(Way { descent: self.model.descend(self.trace, candidates)?, known })
     }
 }
 
@@ -64,25 +74,35 @@ impl Pool for Candidates<'_> {
     }
 
     fn descend(&self, candidates: &[usize]) -> Result<Box<dyn Descent + '_>> {
-        let walk = self.model.descend(self.trace, candidates)?;
-        Ok(Box::new(Walk { walk, posterior: self.posterior }))
+        Ok(Box::new(self.start(candidates)?))
     }
 }
 
-/// A backward that adds to variances.
-struct Walk<'a> {
-    walk: model::descent::Descent<'a>,
-    posterior: Option<&'a Posterior>,
+/// A backward that shows its gradients to the posterior.
+struct Way<'a> {
+    descent: model::descent::Descent<'a>,
+    known: Option<Walk<'a>>,
 }
 
-impl Descent for Walk<'_> {
+impl Way<'_> {
+    fn walk_layer(&mut self) -> Result<()> {
+        let Some(known) = &mut self.known else { return Ok(()) };
+        let mut sink = Jacobians::new(self.descent.packed(), |name, j| known.add(name, j));
+        self.descent.layer(&mut sink)
+    }
+}
+
+impl Descent for Way<'_> {
     fn layer(&mut self, sums: &mut [f64]) -> Result<()> {
-        let Some(posterior) = self.posterior else { return Ok(()) };
-        let mut sink = Jacobians::new(self.walk.packed(), |name, j| posterior.add_variances(name, j, sums));
-        self.walk.layer(&mut sink)
+        self.walk_layer()?;
+        if let Some(known) = &self.known {
+            sums.copy_from_slice(known.variances());
+        }
+        Ok(())
     }
 
     fn keep(&mut self, positions: &[usize]) -> Result<()> {
-        self.walk.keep(positions)
+        self.descent.keep(positions)?;
+        self.known.as_mut().map_or(Ok(()), |known| known.keep(positions))
     }
 }

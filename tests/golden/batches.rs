@@ -97,7 +97,7 @@ fn variances_by_features(
 ) -> BTreeMap<String, Vec<f64>> {
     let mut variances = BTreeMap::new();
     let mut sink = Jacobians::new(packed, |name: &str, jacobians: &Tensor| {
-        let covariance = posterior.blocks[name].covariance(jacobians)?;
+        let covariance = posterior.blocks().unwrap()[name].covariance(jacobians)?;
         let diagonal = covariance.iter().enumerate().map(|(i, row)| row[i]).collect::<Vec<f64>>();
         variances.insert(name.to_owned(), diagonal);
         Ok(())

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use rewarden::{
     data,
-    fit::{Fit, Options},
+    fit::{Fit, Options, Size},
     item::Input,
     model::{
         RewardModel,
@@ -179,7 +179,7 @@ fn by_block(
     let trace = model.forward(&packed).unwrap();
     let mut blocks = BTreeMap::new();
     let mut sink = Jacobians::new(&packed, |name, jacobians| {
-        blocks.insert(name.to_owned(), posterior.blocks[name].variances(jacobians)?);
+        blocks.insert(name.to_owned(), posterior.blocks().unwrap()[name].variances(jacobians)?);
         Ok(())
     });
     model.backward(&trace, &vec![1.0; sequences.len()], &mut sink).unwrap();
@@ -223,7 +223,9 @@ fn covariances_and_preferences_are_those_of_autograd() {
             let n = members.len();
             let mut covariance = vec![vec![0.0; n]; n];
             let mut sink = Jacobians::new(&packed, |name, jacobians| {
-                for (sums, row) in covariance.iter_mut().zip(posterior.blocks[name].covariance(jacobians)?) {
+                for (sums, row) in
+                    covariance.iter_mut().zip(posterior.blocks().unwrap()[name].covariance(jacobians)?)
+                {
                     sums.iter_mut().zip(row).for_each(|(sum, c)| *sum += c);
                 }
                 Ok(())
@@ -256,7 +258,7 @@ fn the_variance_of_a_pair_is_that_of_the_difference_with_the_prompt_computed_onc
             let trace = model.forward(&both).unwrap();
             let mut want = 0.0;
             let mut sink = Jacobians::new(&both, |name, jacobians| {
-                let c = posterior.blocks[name].covariance(jacobians)?;
+                let c = posterior.blocks().unwrap()[name].covariance(jacobians)?;
                 want += c[0][0] + c[1][1] - 2.0 * c[0][1];
                 Ok(())
             });
@@ -271,6 +273,8 @@ fn a_fitted_posterior_is_that_of_the_reference() {
     for case in Case::all() {
         let model = case.model(DType::F32);
         let options = Options {
+            size: Size { features: 64, groups: 2, seed: 0 },
+            label_noise: 0.0,
             curvature: CurvatureKind::Ekfac,
             rank: Rank::Full,
             prior: Prior::Number(1.0),

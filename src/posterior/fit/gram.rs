@@ -36,6 +36,11 @@ impl Gram {
         self.dim
     }
 
+    /// An entry on or below the diagonal: `column <= row`.
+    pub fn at(&self, row: usize, column: usize) -> f64 {
+        self.packed[row * (row + 1) / 2 + column]
+    }
+
     /// Sum of the diagonal.
     pub fn trace(&self) -> f64 {
         (0..self.dim).map(|i| self.packed[i * (i + 1) / 2 + i]).sum()
@@ -44,6 +49,11 @@ impl Gram {
     /// The sum as it is kept: the rows of the lower triangle, f64.
     pub fn to_tensor(&self) -> Result<Tensor> {
         Ok(Tensor::new(self.packed.as_slice(), &Device::Cpu)?)
+    }
+
+    /// A sum of `dim` rows from the rows of its lower triangle; `None` where there are not as many numbers.
+    pub fn from_packed(packed: Vec<f64>, dim: usize) -> Option<Self> {
+        (packed.len() == dim * (dim + 1) / 2).then_some(Self { dim, packed })
     }
 
     /// Undoes [`Gram::to_tensor`].

@@ -5,10 +5,12 @@ use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 use candle_core::{DType, Device, Tensor};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use super::{FORMAT, Field, LARGEST, VERSION};
+use super::{CURVATURE, FORMAT, Field, LARGEST, LAYOUT, PRIOR_PRECISION, SKETCH_VERSION, VERSION};
 use crate::{
     Error, Result,
-    posterior::{Block, FitConfig, Parts, Posterior, check::Claimed},
+    posterior::{
+        Block, FitConfig, Form, Parts, Posterior, Sketch, check::Claimed, fit::Gram, sketch::Layout,
+    },
 };
 
 /// What could be read of a file.
@@ -37,23 +39,84 @@ fn parse(bytes: &[u8]) -> Result<Contents, String> {
     let metadata =
         |key: &str| header.metadata().as_ref().and_then(|entries| entries.get(key)).map(String::as_str);
     expect("format", metadata("format"), FORMAT)?;
-    expect("version", metadata("version"), VERSION)?;
+    let sketched = metadata("version") == Some(SKETCH_VERSION);
+    if !sketched {
+        expect("version", metadata("version"), VERSION)?;
+    }
 
     let mut problems = Vec::new();
     let config = metadata("config").and_then(|json| {
         let parsed = serde_json::from_str::<FitConfig>(json);
         parsed.map_err(|e| problems.push(format!("metadata `config`: {e}"))).ok()
     });
-    let mut blocks = BTreeMap::new();
-    let mut claimed = Claimed::new();
-    for (name, tensors) in by_block(&file, &mut problems) {
+    let (form, claimed) = match sketched {
+        true => sketch(&file, metadata(LAYOUT), &mut problems),
+        false => blocks(&file, &mut problems),
+    };
+    Ok(Contents { posterior: Posterior { form, config }, claimed, problems })
+}
+
+/// Version 1: separate blocks.
+fn blocks(file: &SafeTensors, problems: &mut Vec<String>) -> (Form, Claimed) {
+    let (mut blocks, mut claimed) = (BTreeMap::new(), Claimed::new());
+    for (name, tensors) in by_block(file, problems) {
         claimed.insert(name.clone(), shape(&tensors));
         match block(&tensors) {
             Ok(block) => drop(blocks.insert(name, block)),
             Err(wrong) => problems.extend(wrong.into_iter().map(|problem| format!("{name}.{problem}"))),
         }
     }
-    Ok(Contents { posterior: Posterior { blocks, config }, claimed, problems })
+    (Form::Blocks(blocks), claimed)
+}
+
+/// Version 2: all blocks in one sketch.
+fn sketch(file: &SafeTensors, layout: Option<&str>, problems: &mut Vec<String>) -> (Form, Claimed) {
+    let layout = layout.ok_or_else(|| format!("metadata `{LAYOUT}`: missing")).and_then(|json| {
+        serde_json::from_str::<Layout>(json).map_err(|e| format!("metadata `{LAYOUT}`: {e}"))
+    });
+    let layout = layout.map_err(|e| problems.push(e)).unwrap_or_default();
+    let blocks = layout.slots.iter().flat_map(|slot| &slot.blocks);
+    let claimed = blocks.map(|(name, shape)| (name.clone(), Some(*shape))).collect();
+    let known = [CURVATURE, PRIOR_PRECISION];
+    problems.extend(
+        file.names().into_iter().filter(|name| !known.contains(name)).map(|n| format!("{n}: unknown tensor")),
+    );
+    let mut numbers = |name: &str, count: usize| {
+        let read = file.tensor(name).map_err(|_| "missing".to_owned());
+        let read =
+            read.and_then(|view| vector(&view, count)).map_err(|e| problems.push(format!("{name}: {e}")));
+        read.ok()
+    };
+    let m = layout.features();
+    let curvature = numbers(CURVATURE, m.saturating_mul(m + 1) / 2);
+    let prior_precision = numbers(PRIOR_PRECISION, layout.slots.len());
+    if let (Some(curvature), Some(prior_precision), true) = (curvature, prior_precision, problems.is_empty())
+    {
+        match Gram::from_packed(curvature, m) {
+            Some(gram) => match Sketch::new(layout, gram, prior_precision) {
+                Ok(sketch) => return (Form::Sketch(sketch), claimed),
+                Err(wrong) => problems.extend(wrong),
+            },
+            None => problems.push(format!("{CURVATURE}: not a triangle of {m} rows")),
+        }
+    }
+    (Form::Blocks(BTreeMap::new()), claimed)
+}
+
+/// `count` finite numbers.
+fn vector(view: &TensorView, count: usize) -> Result<Vec<f64>, String> {
+    if view.shape() != [count] {
+        return Err(format!("shape {:?}, expected [{count}]", view.shape()));
+    }
+    let values: Vec<f64> = match view.dtype() {
+        Dtype::F32 => numbers(view.data(), f32::from_le_bytes).into_iter().map(f64::from).collect(),
+        Dtype::F64 => numbers(view.data(), f64::from_le_bytes),
+        other => return Err(format!("data type {other:?}, expected F32 or F64")),
+    };
+    match values.iter().find(|value| !value.is_finite()) {
+        Some(value) => Err(format!("has a non-finite entry: {value}")),
+        None => Ok(values),
+    }
 }
 
 fn expect(key: &str, found: Option<&str>, expected: &str) -> Result<(), String> {

@@ -5,11 +5,11 @@ use std::{io::Write, path::Path};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value, json};
 
-use super::{FORMAT, Field, VERSION};
+use super::{CURVATURE, FORMAT, Field, LAYOUT, PRIOR_PRECISION, SKETCH_VERSION, VERSION};
 use crate::{
     Error, Result,
     model::checkpoint::tensors::replace_with,
-    posterior::{Block, Posterior},
+    posterior::{Block, Form, Posterior},
 };
 
 /// safetensors aligns the tensors' bytes to this.
@@ -34,12 +34,19 @@ pub fn replace(path: &Path, posterior: &Posterior) -> Result<()> {
 /// Every tensor under its name in the file, in f32.
 fn tensors(posterior: &Posterior) -> Result<Vec<(String, Tensor)>> {
     let mut tensors = Vec::new();
-    for (name, block) in &posterior.blocks {
-        for (field, tensor) in fields(block)? {
-            tensors.push((format!("{name}.{field}"), tensor.to_dtype(DType::F32)?));
+    match &posterior.form {
+        Form::Blocks(blocks) => {
+            for (name, block) in blocks {
+                let fields = fields(block)?.into_iter();
+                tensors.extend(fields.map(|(field, tensor)| (format!("{name}.{field}"), tensor)));
+            }
+        }
+        Form::Sketch(sketch) => {
+            tensors.push((CURVATURE.into(), sketch.curvature().to_tensor()?));
+            tensors.push((PRIOR_PRECISION.into(), Tensor::new(sketch.prior_precision(), &Device::Cpu)?));
         }
     }
-    Ok(tensors)
+    tensors.into_iter().map(|(name, tensor)| Ok((name, tensor.to_dtype(DType::F32)?))).collect()
 }
 
 fn fields(block: &Block) -> Result<Vec<(Field, Tensor)>> {
@@ -60,7 +67,13 @@ fn header(posterior: &Posterior, tensors: &[(String, Tensor)]) -> serde_json::Re
         metadata.insert("config".into(), serde_json::to_string(config)?.into());
     }
     metadata.insert("format".into(), FORMAT.into());
-    metadata.insert("version".into(), VERSION.into());
+    match &posterior.form {
+        Form::Blocks(_) => metadata.insert("version".into(), VERSION.into()),
+        Form::Sketch(sketch) => {
+            metadata.insert(LAYOUT.into(), serde_json::to_string(sketch.layout())?.into());
+            metadata.insert("version".into(), SKETCH_VERSION.into())
+        }
+    };
     let mut entries = Map::from_iter([("__metadata__".to_string(), Value::Object(metadata))]);
     let mut start = 0;
     for (name, tensor) in tensors {

@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""The over-optimisation study of docs/study.md: does a conservative score choose better answers than the mean?
+
+    python benches/study.py BINARY DATA --output DIR [--seeds 1 2 3] [--pairs 1000]
+
+DATA is a folder with train.jsonl.gz, test.jsonl.gz and pools.jsonl.gz. Every step leaves a file in DIR and is not repeated
+where that exists; an interrupted training or fit goes on from its checkpoint.
+
+The gold reward is synthetic: a reward model of higher rank, trained on all the data (Coste et al., 2023, section 4). Proxies
+are smaller adapters, trained on a part of the pairs, whose labels the gold gives and of which a quarter is flipped.
+"""
+import argparse
+import gzip
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+
+LEFT_OUT = "finegrained-rlhf/qa_feedback/dev"  # its passages are missing, and its labels unlearnable without them
+REFUSALS = "hh-rlhf/harmless-base/test"
+GOLD = ["--exclude-source", LEFT_OUT, "--max-length", "384", "--rank", "16", "--alpha", "32", "--constructed", "0.35",
+        "--constructed-exclude-source", REFUSALS, "--learning-rate", "4e-4", "--batch-size", "16", "--epochs", "2",
+        "--max-tokens", "1000000", "--holdout", "0.03", "--seed", "1"]
+PROXY = ["--rank", "8", "--alpha", "16", "--learning-rate", "4e-4", "--batch-size", "16", "--holdout", "0"]
+
+
+def lines(path):
+    with (gzip.open if path.endswith(".gz") else open)(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file if line.strip()]
+
+
+def write(path, rows):
+    with open(path + ".part", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    os.replace(path + ".part", path)
+
+
+class Study:
+    def __init__(self, args):
+        self.args = args
+        os.makedirs(args.output, exist_ok=True)
+
+    def at(self, *parts):
+        return os.path.join(self.args.output, *parts)
+
+    def data(self, name):
+        return os.path.join(self.args.data, name)
+
+    def run(self, name, *command):
+        """Runs a command of the program, its output in NAME.json, its progress in NAME.log, and how long it took in times.jsonl."""
+        started = time.time()
+        print(name, file=sys.stderr, flush=True)
+        with open(self.at(name + ".log"), "a", encoding="utf-8") as log:
+            done = subprocess.run([self.args.binary, *command], stdout=subprocess.PIPE, stderr=log, text=True)
+        if done.returncode:
+            raise SystemExit(f"{name}: see {self.at(name + '.log')}")
+        with open(self.at(name + ".json"), "w", encoding="utf-8") as file:
+            file.write(done.stdout)
+        with open(self.at("times.jsonl"), "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": name, "seconds": round(time.time() - started)}) + "\n")
+
+    def train(self, name, data, flags):
+        if not os.path.exists(self.at(name, "adapter_model.safetensors")):
+            resume = ["--resume"] if os.path.exists(self.at(name)) else []
+            self.run(f"train-{name}", "train", "--data", data, "--output", self.at(name), *flags, *resume)
+
+    def fit(self, name, data, *flags):
+        posterior = self.at(name, "posterior.safetensors")
+        if not os.path.exists(posterior):
+            resume = ["--resume"] if any(f.startswith("posterior") for f in os.listdir(self.at(name))) else []
+            self.run(f"fit-{name}", "fit", "--adapter", self.at(name), "--data", data, *flags, *resume)
+
+    def scores(self, name, items):
+        """Gold rewards of items, by id."""
+        scored = self.at(name + "-scored.jsonl")
+        if not os.path.exists(scored):
+            write(self.at(name + "-items.jsonl"), items)
+            self.run(name, "score", "--no-variance", "--adapter", self.at("gold"), "--input",
+                     self.at(name + "-items.jsonl"), "--output", scored + ".part")
+            os.replace(scored + ".part", scored)
+        return {line["id"]: line["mean"] for line in lines(scored)}
+
+    def pairs(self):
+        """Short pairs of the training data with the gold's rewards of both sides."""
+        size = lambda pair: sum(len(m["content"]) for side in ("prompt", "chosen", "rejected") for m in pair[side])
+        pairs = [p for p in lines(self.data("train.jsonl.gz")) if p["source"] != LEFT_OUT and size(p) < self.args.characters]
+        random.Random(0).shuffle(pairs)
+        pairs = pairs[:self.args.labelled]
+        sides = [(k, side) for k in range(len(pairs)) for side in ("chosen", "rejected")]
+        items = [{"id": f"{k}-{side}", "messages": pairs[k]["prompt"] + pairs[k][side]} for k, side in sides]
+        gold = self.scores("label", items)
+        return [(p, gold[f"{k}-chosen"], gold[f"{k}-rejected"]) for k, p in enumerate(pairs)]
+
+    def relabelled(self, seed, pairs, sources):
+        """A draw of pairs as the gold prefers them, `--flips` of the labels flipped."""
+        draw = random.Random(seed)
+        kept = [p for p in pairs if not sources or p[0]["source"] in sources]
+        rows = []
+        for pair, chosen, rejected in draw.sample(kept, min(self.args.pairs, len(kept))):
+            swap = (chosen < rejected) != (draw.random() < self.args.flips)
+            sides = (pair["rejected"], pair["chosen"]) if swap else (pair["chosen"], pair["rejected"])
+            rows.append({"source": pair["source"], "prompt": pair["prompt"], "chosen": sides[0], "rejected": sides[1]})
+        return rows
+
+    def pools(self):
+        pools = lines(self.data("pools.jsonl.gz"))
+        prompt = lambda p: [{"role": "user", "content": p}] if isinstance(p, str) else p
+        items = [{"id": f"{k}-{i}", "prompt": prompt(pool["prompt"]), "response": answer}
+                 for k, pool in enumerate(pools) for i, answer in enumerate(pool["responses"])]
+        gold = self.scores("pools-gold", items)
+        for k, pool in enumerate(pools):
+            pool["gold"] = [gold[f"{k}-{i}"] for i in range(len(pool["responses"]))]
+        write(self.at("pools.jsonl"), pools)
+
+    def proxies(self, kind, sources):
+        names, labelled = [], None
+        for seed in self.args.seeds:
+            name = f"{kind}-{seed}"
+            data = self.at(name + ".jsonl")
+            if not os.path.exists(data):
+                labelled = labelled or self.pairs()
+                write(data, self.relabelled(seed, labelled, sources))
+            self.train(name, data, [*PROXY, "--seed", str(seed), "--max-length", "384"])
+            names.append(name)
+        return names
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("binary")
+    parser.add_argument("data")
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--pairs", type=int, default=1000, help="training pairs of a proxy")
+    parser.add_argument("--labelled", type=int, default=1600, help="pairs that the gold labels")
+    parser.add_argument("--characters", type=int, default=1000, help="longest pair, prompt and both answers")
+    parser.add_argument("--flips", type=float, default=0.25)
+    parser.add_argument("--until", choices=["proxies", "fits", "end"], default="end")
+    study = Study(parser.parse_args())
+    study.train("gold", study.data("train.jsonl.gz"), GOLD)
+    names = study.proxies("proxy", None)
+    study.pools()
+    if study.args.until == "proxies":
+        return
+    for name in names:
+        study.fit(name, study.at(name + ".jsonl"), "--max-length", "384")
+    if study.args.until == "fits":
+        return
+    if not os.path.exists(study.at("gold-test.json")):
+        study.run("gold-test", "evaluate", "pairs", "--adapter", study.at("gold"), "--data", study.data("test.jsonl.gz"))
+    adapters = [flag for name in names for flag in ("--adapter", study.at(name))]
+    study.run("best-of-n", "evaluate", "best-of-n", "--data", study.at("pools.jsonl"), *adapters,
+              "--cache", study.at("cache"), "--plots", study.at("plots"))
+
+
+if __name__ == "__main__":
+    main()

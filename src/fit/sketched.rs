@@ -1,0 +1,82 @@
+//! The one pass of a sketch: the features of every pair's difference.
+//!
+//! The differences themselves are kept, not their sum: a pair's are a few thousand numbers, and every choice that comes
+//! after (label noise, prior precisions) is then a matter of seconds.
+
+use super::{Likelihood, likelihood};
+use crate::{
+    Result,
+    model::{RewardModel, sink::Jacobians},
+    nn::pack::Packed,
+    posterior::{
+        fit::Gram,
+        sketch::{Features, Layout},
+    },
+    train::{Example, by_tokens},
+};
+use candle_core::{DType, Device, Tensor};
+
+/// Pairs whose differences are added to a curvature at once.
+const TOGETHER: usize = 512;
+
+/// Pairs so far, in the order of the batches.
+#[derive(Debug, Default)]
+pub(super) struct Sketched {
+    /// phi(D_n), (n, m) of each micro-batch.
+    pub features: Vec<Tensor>,
+    /// f(chosen) - f(rejected) - margin.
+    pub differences: Vec<f64>,
+    /// What each pair counts.
+    pub weights: Vec<f64>,
+    /// Batches that are in.
+    pub batches: usize,
+}
+
+/// The sums over all pairs.
+pub(super) struct Sums {
+    pub curvature: Gram,
+    pub log_likelihood: f64,
+}
+
+impl Sketched {
+    /// Adds a batch, shortest pairs first: D_n by one backward with the cotangents +1 and -1.
+    pub fn add(&mut self, model: &RewardModel, layout: &Layout, batch: &[&Example]) -> Result<()> {
+        for micro in by_tokens(batch, model.tokens_kept()) {
+            let packed = Packed::pairs(micro.iter().map(|e| (&e.chosen, &e.rejected)));
+            let trace = model.forward(&packed)?;
+            let mut features = Features::new(layout);
+            let mut sink = Jacobians::new(&packed, |name, d| features.add(name, d));
+            model.backward(&trace, &[1.0, -1.0].repeat(micro.len()), &mut sink)?;
+            self.features.push(features.finish()?);
+            for (example, reward) in micro.iter().zip(trace.rewards().chunks_exact(2)) {
+                self.differences.push(reward[0] - reward[1] - example.margin);
+                self.weights.push(example.weight);
+            }
+        }
+        self.batches += 1;
+        Ok(())
+    }
+
+    /// phi(D_n) of every pair, (N, m).
+    pub fn features(&self) -> Result<Tensor> {
+        Ok(Tensor::cat(&self.features, 0)?)
+    }
+
+    /// H and the log likelihood, where a share `noise` of the labels is wrong.
+    pub fn sums(&self, layout: &Layout, noise: f64) -> Result<Sums> {
+        let (mut curvature, mut log_likelihood) = (Gram::new(layout.features()), 0.0);
+        let mut roots = Vec::with_capacity(self.differences.len());
+        for (difference, weight) in self.differences.iter().zip(&self.weights) {
+            let Likelihood { log, curvature } = likelihood(*difference, noise);
+            log_likelihood += weight * log;
+            roots.push((weight * curvature).sqrt());
+        }
+        let features = self.features()?;
+        for (run, roots) in roots.chunks(TOGETHER).enumerate() {
+            let rows = features.narrow(0, run * TOGETHER, roots.len())?;
+            let roots = Tensor::new(roots, &Device::Cpu)?.unsqueeze(1)?.to_dtype(DType::F32)?;
+            curvature.add(&rows.broadcast_mul(&roots)?)?;
+        }
+        Ok(Sums { curvature, log_likelihood })
+    }
+}
