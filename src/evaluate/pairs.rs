@@ -171,7 +171,7 @@ mod tests {
     fn mackay_is_near_the_integral() {
         let Fixture { predictive, .. } = read("pairs");
         for Predictive { mu, v, probability } in predictive {
-            assert!((sigmoid(mackay(mu, v)) - probability).abs() < 0.0135, "{mu} {v}");
+            assert!((sigmoid(mackay(mu, v)) - probability).abs() < 0.013, "{mu} {v}");
         }
         assert_eq!(mackay(-1.3, 0.0), -1.3);
     }

@@ -78,6 +78,17 @@ impl Pool {
         let ensemble = Some((0..self.means.len()).map(of_answer).collect());
         Self { ensemble, ..self }
     }
+
+    /// The means less the penalties of some variances.
+    fn less(&self, variances: fn(&Spread) -> &[f64], penalty: impl Fn(f64) -> f64) -> Option<Vec<f64>> {
+        let variances = variances(self.spread.as_ref()?);
+        Some(self.means.iter().zip(variances).map(|(mean, v)| mean - penalty(*v)).collect())
+    }
+
+    /// One number for each answer, from its means by member.
+    fn of_members(&self, score: impl Fn(&[f64]) -> f64) -> Option<Vec<f64>> {
+        Some(self.ensemble.as_ref()?.iter().map(|members| score(members)).collect())
+    }
 }
 
 impl Spread {
@@ -95,29 +106,18 @@ impl Spread {
 impl Rule {
     /// The M scores, larger for what is rather chosen; `None` where the pool lacks what the rule reads.
     pub fn scores(self, pool: &Pool) -> Option<Vec<f64>> {
-        let less = |penalty: &dyn Fn(&Spread) -> Vec<f64>| {
-            let penalties = penalty(pool.spread.as_ref()?);
-            Some(pool.means.iter().zip(penalties).map(|(mean, penalty)| mean - penalty).collect())
-        };
-        let over = |f: &dyn Fn(&[f64]) -> f64| {
-            Some(pool.ensemble.as_ref()?.iter().map(|members| f(members)).collect())
-        };
         match self {
             Self::Mean => Some(pool.means.clone()),
-            Self::Std(k) => less(&|spread| scaled(&spread.single, |v| k * v.sqrt())),
-            Self::Variance(k) => less(&|spread| scaled(&spread.single, |v| k * v)),
-            Self::RelativeStd(k) => less(&|spread| scaled(&spread.relative, |v| k * v.sqrt())),
-            Self::RelativeVariance(k) => less(&|spread| scaled(&spread.relative, |v| k * v)),
-            Self::EnsembleMean => over(&mean),
-            Self::WorstCase => over(&smallest),
-            Self::Uwo(k) => over(&|members| mean(members) - k * variance(members)),
-            Self::Entropic(k) => over(&|members| entropic(members, k)),
+            Self::Std(k) => pool.less(|spread| &spread.single, |v| k * v.sqrt()),
+            Self::Variance(k) => pool.less(|spread| &spread.single, |v| k * v),
+            Self::RelativeStd(k) => pool.less(|spread| &spread.relative, |v| k * v.sqrt()),
+            Self::RelativeVariance(k) => pool.less(|spread| &spread.relative, |v| k * v),
+            Self::EnsembleMean => pool.of_members(mean),
+            Self::WorstCase => pool.of_members(smallest),
+            Self::Uwo(k) => pool.of_members(|members| mean(members) - k * variance(members)),
+            Self::Entropic(k) => pool.of_members(|members| entropic(members, k)),
         }
     }
-}
-
-fn scaled(variances: &[f64], f: impl Fn(f64) -> f64) -> Vec<f64> {
-    variances.iter().map(|v| f(*v)).collect()
 }
 
 fn smallest(values: &[f64]) -> f64 {
