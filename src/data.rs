@@ -12,6 +12,7 @@ use crate::{
 
 pub mod lines;
 pub mod pairs;
+pub mod pools;
 mod table;
 
 use lines::{Lines, at_line};

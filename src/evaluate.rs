@@ -9,6 +9,7 @@
 //! | [`rank`] | ranks and their correlation |
 //! | [`select`] | the scores by which an answer is chosen out of a pool |
 //! | [`best_of_n`] | what the chosen answer is worth, by the size of the pool |
+//! | [`over_optimisation`] | whether a proxy is followed too far, and which penalty prevents it |
 //! | [`stability`] | where a variance lies among those seen at fitting, and how far many have moved |
 //! | [`bootstrap`] | intervals of any of these |
 //!
@@ -21,6 +22,7 @@ pub mod calibration;
 pub mod coverage;
 #[cfg(test)]
 mod fixture;
+pub mod over_optimisation;
 pub mod pairs;
 pub mod rank;
 pub mod select;

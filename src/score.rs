@@ -22,7 +22,7 @@ pub mod select;
 
 use candidates::Candidates;
 use penalty::Penalty;
-use select::{Selected, distinct, select};
+use select::{Pool, Selected, distinct, select};
 
 /// What is computed: a variance takes a backward, and so about twice the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,6 +40,29 @@ pub struct Estimate {
     pub mean: f64,
     /// `None` where it was not asked for or the model has no posterior.
     pub variance: Option<f64>,
+}
+
+/// The posterior of one reward beside those of others.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embedding {
+    /// Posterior mean of the reward.
+    pub mean: f64,
+    /// The variance that the head alone has.
+    pub head_variance: f64,
+    /// Inner products of two vectors are the covariances of their rewards.
+    pub vector: Vec<f32>,
+}
+
+impl Embedding {
+    /// The covariance with another reward.
+    pub fn covariance(&self, other: &Self) -> f64 {
+        self.vector.iter().zip(&other.vector).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    }
+
+    /// The variance of the difference to another reward, from the difference of the vectors: nothing cancels.
+    pub fn difference_variance(&self, other: &Self) -> f64 {
+        self.vector.iter().zip(&other.vector).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum()
+    }
 }
 
 /// An estimate with its conservative score; every number is finite.
@@ -146,6 +169,52 @@ impl Scorer {
         Ok(Selected { index: distinct[selected.index], ..selected })
     }
 
+    /// Embeds a batch: rewards whose covariances are wanted. Needs a posterior.
+    pub fn embed(&self, batch: &[&TokenSeq]) -> Result<Vec<Embedding>> {
+        let Some(posterior) = &self.posterior else {
+            return Err(Error::Usage("no posterior, and so no covariances (hint: run `fit`)".into()));
+        };
+        let want = Want::MeanAndVariance;
+        self.in_order(batch, want, |sequences, bytes| self.embed_pass(posterior, sequences, bytes))
+    }
+
+    fn embed_pass(
+        &self,
+        posterior: &Posterior,
+        sequences: &[&TokenSeq],
+        bytes: usize,
+    ) -> Result<Vec<Embedding>> {
+        let packed = worth_folding(sequences);
+        let trace = self.model.forward_within(&packed, bytes)?;
+        let candidates = Candidates::new(&self.model, Some(posterior), &trace, Wanted::Covariances)?;
+        let mut embeddings = Vec::with_capacity(sequences.len());
+        for walk in candidates.all(self.model.tokens_within(bytes))? {
+            let vectors = walk.covariances()?.map(|vectors| vectors.to_vec2::<f32>()).transpose()?;
+            for vector in vectors.unwrap_or_default() {
+                let at = embeddings.len();
+                let (mean, head) = (candidates.means()[at], candidates.head_variances()[at]);
+                embeddings.push(Embedding { mean, head_variance: head, vector });
+            }
+        }
+        Ok(embeddings)
+    }
+
+    /// Computes a batch in passes over sequences that begin alike, and returns what `pass` makes of each in the batch's order.
+    fn in_order<T: Send>(
+        &self,
+        batch: &[&TokenSeq],
+        want: Want,
+        pass: impl Fn(&[&TokenSeq], usize) -> Result<Vec<T>> + Sync,
+    ) -> Result<Vec<T>> {
+        let order = by_prefix(batch);
+        let sorted: Vec<&TokenSeq> = order.iter().map(|i| batch[*i]).collect();
+        let limit = self.limit(own_tokens(&sorted).iter().sum(), want);
+        let computed = self.passes(&passes(&sorted, limit), pass)?;
+        let mut placed: Vec<(usize, T)> = order.into_iter().zip(computed).collect();
+        placed.sort_unstable_by_key(|(i, _)| *i);
+        Ok(placed.into_iter().map(|(_, computed)| computed).collect())
+    }
+
     /// Scores sequences that are computed together, within so many bytes of activations.
     fn pass(&self, sequences: &[&TokenSeq], want: Want, bytes: usize) -> Result<Vec<Estimate>> {
         let Some(posterior) = self.posterior.as_ref().filter(|_| want == Want::MeanAndVariance) else {
@@ -160,20 +229,26 @@ impl Scorer {
         Ok(both.map(|(mean, variance)| Estimate { mean: *mean, variance: Some(*variance) }).collect())
     }
 
-    /// Scores passes, as many at a time as there are threads: each then works on its own, without waiting for the others
-    /// after every product, and one that has nothing left to do helps.
-    fn passes(&self, passes: &[&[&TokenSeq]], want: Want) -> Result<Vec<Estimate>> {
-        let mut scored = Vec::new();
+    /// Computes passes, as many at a time as there are threads: each then works on its own, without waiting for the others
+    /// after every product, and one that has nothing left to do helps. `pass` is told how many bytes of activations it has.
+    fn passes<T: Send>(
+        &self,
+        passes: &[&[&TokenSeq]],
+        pass: impl Fn(&[&TokenSeq], usize) -> Result<Vec<T>> + Sync,
+    ) -> Result<Vec<T>> {
+        let mut computed = Vec::new();
         for together in passes.chunks(rayon::current_num_threads()) {
             let tokens = |pass: &[&TokenSeq]| pass.iter().map(|sequence| sequence.pooled + 1).sum::<usize>();
             let all: usize = together.iter().map(|pass| tokens(pass)).sum();
-            let each = together.par_iter().map(|pass| {
-                let share = tokens(pass) as f64 / all as f64;
-                self.pass(pass, want, (share * self.model.activation_bytes() as f64) as usize)
+            let each = together.par_iter().map(|sequences| {
+                let share = tokens(sequences) as f64 / all as f64;
+                pass(sequences, (share * self.model.activation_bytes() as f64) as usize)
             });
-            each.collect::<Vec<_>>().into_iter().try_for_each(|pass| pass.map(|pass| scored.extend(pass)))?;
+            each.collect::<Vec<_>>()
+                .into_iter()
+                .try_for_each(|pass| pass.map(|pass| computed.extend(pass)))?;
         }
-        Ok(scored)
+        Ok(computed)
     }
 
     /// Tokens of a pass over a batch of so many at most.
@@ -198,13 +273,7 @@ fn worth_folding(sequences: &[&TokenSeq]) -> Packed {
 impl Score for Scorer {
     fn score(&mut self, batch: &[&TokenSeq], want: Want) -> Result<Vec<Estimate>> {
         let want = self.able(want);
-        let order = by_prefix(batch);
-        let sorted: Vec<&TokenSeq> = order.iter().map(|i| batch[*i]).collect();
-        let mut estimates = vec![Estimate { mean: 0.0, variance: None }; batch.len()];
-        let limit = self.limit(own_tokens(&sorted).iter().sum(), want);
-        let scored = self.passes(&passes(&sorted, limit), want)?;
-        order.into_iter().zip(scored).for_each(|(i, estimate)| estimates[i] = estimate);
-        Ok(estimates)
+        self.in_order(batch, want, |sequences, bytes| self.pass(sequences, want, bytes))
     }
 
     fn warm_up(&mut self, sequence: &TokenSeq) -> Result<()> {
@@ -274,18 +343,28 @@ pub fn in_batches(
     sequences: &[TokenSeq],
     want: Want,
     budget: usize,
-    mut done: impl FnMut(usize),
+    done: impl FnMut(usize),
 ) -> Result<Vec<Estimate>> {
+    batched(sequences, budget, done, |batch| scorer.score(batch, want))
+}
+
+/// As [`in_batches`], with whatever `compute` makes of each sequence.
+pub fn batched<T>(
+    sequences: &[TokenSeq],
+    budget: usize,
+    mut done: impl FnMut(usize),
+    mut compute: impl FnMut(&[&TokenSeq]) -> Result<Vec<T>>,
+) -> Result<Vec<T>> {
     let order = by_prefix(&sequences.iter().collect::<Vec<_>>());
-    let mut estimates = vec![Estimate { mean: 0.0, variance: None }; sequences.len()];
+    let mut placed = Vec::with_capacity(sequences.len());
     let lengths: Vec<usize> = order.iter().map(|i| sequences[*i].ids.len()).collect();
     for run in runs_within(&lengths, budget) {
         let batch: Vec<&TokenSeq> = order[run.clone()].iter().map(|i| &sequences[*i]).collect();
-        let scored = scorer.score(&batch, want)?;
-        order[run.clone()].iter().zip(scored).for_each(|(i, estimate)| estimates[*i] = estimate);
+        placed.extend(order[run.clone()].iter().copied().zip(compute(&batch)?));
         done(lengths[run].iter().sum());
     }
-    Ok(estimates)
+    placed.sort_unstable_by_key(|(i, _)| *i);
+    Ok(placed.into_iter().map(|(_, computed)| computed).collect())
 }
 
 #[cfg(test)]

@@ -1,50 +1,33 @@
-//! `rewarden evaluate`: how good a reward model is on preference pairs, as a whole and by source.
+//! `rewarden evaluate`: how good a reward model is, and its uncertainty.
 
-use super::{model::ModelArgs, output::write_stdout, pairs::PairArgs, progress::Progress};
-use crate::{
-    Result,
-    evaluate::PairMeasures,
-    train::{Example, run::differences},
-};
+use crate::{Error, Result};
 use clap::Subcommand;
-use serde_json::json;
-use std::collections::BTreeMap;
+use serde::Serialize;
 
-/// Most tokens in one forward.
-const BATCH_TOKENS: usize = 2048;
+mod best_of_n;
+mod cache;
+mod pairs;
 
 #[derive(Debug, Subcommand)]
 pub enum Evaluate {
     /// Accuracy with its 95 % interval, NLL and calibration error on pairs, by source
-    Pairs(Pairs),
-}
-
-#[derive(Debug, clap::Args)]
-pub struct Pairs {
-    #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    pairs: PairArgs,
+    Pairs(pairs::Pairs),
+    /// Whether choosing the best of n answers by a proxy reward ends where the gold reward falls, and which penalty on
+    /// uncertainty prevents it
+    BestOfN(best_of_n::BestOfN),
 }
 
 impl Evaluate {
     pub fn run(self) -> Result<()> {
-        let Self::Pairs(Pairs { model, pairs }) = self;
-        let opened = model.open_frozen()?;
-        let encoded = pairs.encode_some(pairs.read()?, &opened.base)?;
-        let examples: Vec<&Example> = encoded.examples.iter().collect();
-        let mut bar = Progress::new(0, examples.iter().map(|example| example.tokens()).sum());
-        let differences = differences(&opened.model, &examples, BATCH_TOKENS, &mut |tokens| bar.add(tokens))?;
-        bar.finish();
-        let mut sources: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-        for (pair, difference) in encoded.pairs.iter().zip(&differences) {
-            sources.entry(pair.source.as_deref().unwrap_or("unnamed")).or_default().push(*difference);
+        match self {
+            Self::Pairs(pairs) => pairs.run(),
+            Self::BestOfN(best_of_n) => best_of_n.run(),
         }
-        let by_source: BTreeMap<_, _> = sources.iter().map(|(name, d)| (name, PairMeasures::of(d))).collect();
-        let report = json!({
-            "all": PairMeasures::of(&differences), "by_source": by_source,
-            "skipped": encoded.skipped, "truncated": encoded.truncated,
-        });
-        write_stdout(&format!("{report:#}\n"))
     }
+}
+
+/// A report on standard output.
+fn print(report: &impl Serialize) -> Result<()> {
+    let json = serde_json::to_string_pretty(report).map_err(|e| Error::Internal(e.to_string()))?;
+    super::output::write_stdout(&format!("{json}\n"))
 }

@@ -100,6 +100,15 @@ impl ModelArgs {
     }
 }
 
+/// The folders of several adapters on one base; without any, the embedded one's where the base is too.
+pub fn adapter_folders(base: &BaseArgs, adapters: &[NamedAdapter]) -> Result<Vec<PathBuf>> {
+    match (adapters, &base.model) {
+        ([], None) => Ok(vec![embedded(ADAPTER)?]),
+        ([], Some(_)) => Err(Error::Usage("--adapter: needed with `--model`".into())),
+        (adapters, _) => Ok(adapters.iter().map(|adapter| adapter.path.clone()).collect()),
+    }
+}
+
 impl Opened {
     /// Puts the adapter in `folder` on a base, after a check that its shapes fit.
     pub fn new(base: Checkpoint, folder: Option<PathBuf>) -> Result<Self> {
@@ -129,9 +138,13 @@ impl Opened {
         Ok(Scorer::new(self.model, posterior, scoring.sharing()))
     }
 
+    /// The file of the posterior in the adapter's folder, where there is one.
+    pub fn posterior_path(&self) -> Option<PathBuf> {
+        self.folder.as_ref().map(|folder| folder.join(store::FILE)).filter(|path| path.exists())
+    }
+
     fn posterior(&self) -> Result<Option<Posterior>> {
-        let path = self.folder.as_ref().map(|folder| folder.join(store::FILE));
-        match (&self.adapter, path.filter(|path| path.exists())) {
+        match (&self.adapter, self.posterior_path()) {
             (Some(adapter), Some(path)) => {
                 let (trainable, template) = (self.model.shapes(), self.base.encoder.template_sha256());
                 let target = Target {

@@ -16,10 +16,22 @@ pub fn bootstrap(
     seed: u64,
     mut statistic: impl FnMut(&[usize]) -> f64,
 ) -> [f64; 2] {
+    crossed([count], resamples, seed, |[indices]| statistic(indices))
+}
+
+/// The same of a statistic of items of several kinds, each resampled on its own (the pigeonhole bootstrap; Owen, 2007).
+pub fn crossed<const K: usize>(
+    counts: [usize; K],
+    resamples: usize,
+    seed: u64,
+    mut statistic: impl FnMut(&[Vec<usize>; K]) -> f64,
+) -> [f64; 2] {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut indices = vec![0; count];
+    let mut indices = counts.map(|count| vec![0; count]);
     let mut resample = || {
-        indices.fill_with(|| rng.random_range(0..count));
+        for (indices, count) in indices.iter_mut().zip(counts) {
+            indices.fill_with(|| rng.random_range(0..count));
+        }
         statistic(&indices)
     };
     let mut sorted: Vec<f64> = (0..resamples).map(|_| resample()).collect();

@@ -74,7 +74,13 @@ fn sketch(file: &SafeTensors, layout: Option<&str>, problems: &mut Vec<String>) 
     let layout = layout.ok_or_else(|| format!("metadata `{LAYOUT}`: missing")).and_then(|json| {
         serde_json::from_str::<Layout>(json).map_err(|e| format!("metadata `{LAYOUT}`: {e}"))
     });
-    let layout = layout.map_err(|e| problems.push(e)).unwrap_or_default();
+    let layout = match layout {
+        Ok(layout) => layout,
+        Err(problem) => {
+            problems.push(problem);
+            return (Form::Blocks(BTreeMap::new()), Claimed::new());
+        }
+    };
     let blocks = layout.slots.iter().flat_map(|slot| &slot.blocks);
     let claimed = blocks.map(|(name, shape)| (name.clone(), Some(*shape))).collect();
     let known = [CURVATURE, PRIOR_PRECISION];

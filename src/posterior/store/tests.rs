@@ -193,8 +193,8 @@ fn each_malformed_file_gives_one_clear_message() {
             "metadata `format`: `pt` is not supported",
         ),
         (
-            |d| drop(d.metadata.insert("version".into(), "2".into())),
-            "metadata `version`: `2` is not supported",
+            |d| drop(d.metadata.insert("version".into(), "3".into())),
+            "metadata `version`: `3` is not supported",
         ),
         (|d| drop(d.metadata.insert("config".into(), "{".into())), "metadata `config`: EOF while parsing"),
         (|d| d.remove(A, "curvature"), "lora_A.curvature: missing"),
