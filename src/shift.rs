@@ -156,6 +156,7 @@ impl Shift {
             }
             Self::Code => code::TEXTS.choose(rng).map(|(_, program)| (*program).to_owned()),
             Self::VeryLong { words } => joined(item, items, words.min(MAX_WORDS), rng),
+            // They replace the prompt too, and are made of no item.
             Self::CodeTask | Self::Languages => None,
         }
     }

@@ -110,9 +110,12 @@ impl Chart for Reliability {
 mod tests {
     use super::*;
 
-    fn chart(curves: &[&[(f64, f64, usize)]]) -> Reliability {
-        let bin = |&(confidence, frequency, count): &(f64, f64, usize)| Bin { confidence, frequency, count };
-        let curve = |(at, bins): (usize, &&[(f64, f64, usize)])| Curve {
+    /// Confidence, frequency, count.
+    type Row = (f64, f64, usize);
+
+    fn chart(curves: &[&[Row]]) -> Reliability {
+        let bin = |&(confidence, frequency, count): &Row| Bin { confidence, frequency, count };
+        let curve = |(at, bins): (usize, &&[Row])| Curve {
             name: format!("c{at}"),
             bins: bins.iter().map(bin).collect(),
         };
@@ -138,7 +141,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_drawn_is_refused() {
-        let table: [(&[&[(f64, f64, usize)]], &str); 4] = [
+        let table: [(&[&[Row]], &str); 4] = [
             (&[], "series: empty"),
             (&[&[]], "c0: empty"),
             (&[&[(0.5, f64::NAN, 1)]], "not a finite number: frequency[0] of c0"),
