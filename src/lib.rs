@@ -21,6 +21,8 @@
 //! | [`train`] | LoRA training on pairs, with checkpoints |
 //! | [`fit`] | the two passes that fit a posterior, with checkpoints |
 //! | [`evaluate`] | accuracy, likelihood and calibration on pairs |
+//! | [`shift`] | items out of the distribution, made of given ones |
+//! | [`plot`] | charts for reports, as SVG and PNG |
 //! | [`mod@bench`] | speed, memory and limits of a model on a machine |
 //! | [`cli`] | a subcommand per file |
 //! | [`telemetry`] | logs and metrics |
@@ -40,8 +42,10 @@ pub mod http;
 pub mod item;
 pub mod model;
 pub mod nn;
+pub mod plot;
 pub mod posterior;
 pub mod score;
+pub mod shift;
 pub mod telemetry;
 pub mod text;
 pub mod train;

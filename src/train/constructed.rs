@@ -6,11 +6,9 @@
 use crate::{
     data::{Pair, pairs::Place},
     item::{Input, Message},
+    shift::words::{gibberish, nearest, repeated, shuffled},
 };
-use rand::{
-    Rng, SeedableRng,
-    seq::{IndexedRandom, SliceRandom},
-};
+use rand::{Rng, SeedableRng, seq::IndexedRandom};
 
 /// Answers that evade every question.
 const EVASIONS: [&str; 14] = [
@@ -29,9 +27,6 @@ const EVASIONS: [&str; 14] = [
     "Sorry, I cannot answer this question.",
     "As an AI language model, I am not able to do that.",
 ];
-
-/// Others whose answer is considered as an off-topic one.
-const CANDIDATES: usize = 8;
 
 /// Makes `count` pairs from pairs whose answers are single messages; fewer if there are none such.
 pub fn pairs(from: &[&Pair], count: usize, seed: u64) -> Vec<Pair> {
@@ -79,7 +74,7 @@ fn made(sources: &[Source], rng: &mut impl Rng) -> Option<Pair> {
     let rejected = match rng.random_range(0..10) {
         0..=3 => off_topic(source, sources, rng)?,
         4 => shuffled(&words, rng),
-        5 => repeated(&words, rng),
+        5 => repeated(&words, words.len(), rng),
         6 => words[..words.len().div_ceil(4)].join(" "),
         7..=8 => EVASIONS.choose(rng)?.to_string(),
         _ => gibberish(source.chosen.chars().count(), rng),
@@ -87,34 +82,63 @@ fn made(sources: &[Source], rng: &mut impl Rng) -> Option<Pair> {
     (rejected != source.chosen).then(|| source.with(rejected))
 }
 
-/// Of a few answers to other prompts the one whose length is nearest.
+/// The answer to another prompt.
 fn off_topic(source: &Source, sources: &[Source], rng: &mut impl Rng) -> Option<String> {
-    let others =
-        (0..CANDIDATES).filter_map(|_| sources.choose(rng)).filter(|other| other.prompt != source.prompt);
-    let nearest = others.min_by_key(|other| other.chosen.len().abs_diff(source.chosen.len()))?;
-    Some(nearest.chosen.to_owned())
+    let nearest = nearest(
+        sources,
+        source.chosen.len(),
+        |other| (other.prompt != source.prompt).then_some(other.chosen),
+        rng,
+    )?;
+    Some(nearest.to_owned())
 }
 
-fn shuffled(words: &[&str], rng: &mut impl Rng) -> String {
-    let mut words = words.to_vec();
-    words.shuffle(rng);
-    words.join(" ")
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::pairs::Record;
 
-/// A few of the answer's first words, over and over, to the answer's length.
-fn repeated(words: &[&str], rng: &mut impl Rng) -> String {
-    let phrase = rng.random_range(1..=words.len().min(6));
-    let all: Vec<&str> = words[..phrase].iter().copied().cycle().take(words.len()).collect();
-    all.join(" ")
-}
-
-/// Words of random letters.
-fn gibberish(characters: usize, rng: &mut impl Rng) -> String {
-    let mut text = String::new();
-    while text.len() < characters {
-        let length = rng.random_range(2..9);
-        text.extend((0..length).map(|_| rng.random_range(b'a'..=b'z') as char));
-        text.push(' ');
+    /// Pairs whose answers differ in words and in length.
+    fn data() -> Vec<Pair> {
+        let json = |at: usize| {
+            let answer: Vec<String> = (0..=at + 3).map(|word| format!("w{at}.{word}")).collect();
+            format!(r#"{{"prompt":"question {at}","chosen":"{}","rejected":"r"}}"#, answer.join(" "))
+        };
+        (0..6).map(|at| serde_json::from_str::<Record>(&json(at)).unwrap().parse().unwrap()).collect()
     }
-    text.trim_end().to_owned()
+
+    /// A training run that is repeated must see the pairs that it saw.
+    #[test]
+    fn a_seed_gives_the_same_pairs_for_ever() {
+        let data = data();
+        let from: Vec<&Pair> = data.iter().collect();
+        let made: Vec<String> =
+            pairs(&from, 24, 7).into_iter().filter_map(|pair| pair.rejected_text).collect();
+        let want = [
+            "w1.0 w1.1 w1.2 w1.3 w1.4",
+            "w5.0 w5.1 w5.2 w5.3 w5.4 w5.5 w5.6 w5.7 w5.8",
+            "w3.0 w3.1 w3.2 w3.3 w3.4 w3.5 w3.6",
+            "ri fh gvkab mh mgxuc doz",
+            "It depends.",
+            "kiemin ffbwp ldlnui cwsfski ybsov",
+            "w5.0 w5.1 w5.2 w5.3 w5.4 w5.5 w5.6 w5.7 w5.8",
+            "w1.0 w1.1",
+            "w5.0 w5.1 w5.2",
+            "I'm sorry, but I can't help with that.",
+            "w1.0 w1.1 w1.2 w1.3 w1.4",
+            "w1.2 w1.4 w1.0 w1.3 w1.1",
+            "I'm sorry, but I can't help with that.",
+            "Sure!",
+            "w1.0 w1.1 w1.2 w1.3 w1.4",
+            "w1.0 w1.1 w1.2 w1.3 w1.4",
+            "w3.0 w3.1 w3.2 w3.3 w3.4 w3.5 w3.6",
+            "w5.0 w5.1 w5.2 w5.3 w5.4 w5.5 w5.0 w5.1 w5.2",
+            "w3.0 w3.1 w3.0 w3.1 w3.0 w3.1 w3.0",
+            "cbliivri qd cupoc kvdh qd fuy",
+            "w4.0 w4.1 w4.2 w4.3 w4.4 w4.5 w4.6 w4.7",
+            "",
+            "w0.0",
+        ];
+        assert_eq!(made, want);
+    }
 }
