@@ -302,7 +302,7 @@ fn by_kind(layout: &Layout, groups: &Groups, found: &sketch::Evidence) -> Eviden
 }
 
 /// |theta - mu|^2, mu zero where there is none.
-fn squared_distance(parameter: &Tensor, mean: Option<&Tensor>) -> Result<f64> {
+pub(crate) fn squared_distance(parameter: &Tensor, mean: Option<&Tensor>) -> Result<f64> {
     let distance = match mean {
         Some(mean) => (parameter - mean)?,
         None => parameter.clone(),

@@ -20,7 +20,8 @@
 //! | [`data`] | preference pairs and items from files |
 //! | [`train`] | LoRA training on pairs, with checkpoints |
 //! | [`fit`] | the two passes that fit a posterior, with checkpoints |
-//! | [`evaluate`] | accuracy, likelihood and calibration on pairs |
+//! | [`evaluate`] | measures of rewards, of their uncertainty, and of what is chosen by them |
+//! | [`fidelity`] | each kind of posterior against the exact one |
 //! | [`shift`] | items out of the distribution, made of given ones |
 //! | [`plot`] | charts for reports, as SVG and PNG |
 //! | [`mod@bench`] | speed, memory and limits of a model on a machine |
@@ -37,6 +38,7 @@ pub mod data;
 pub mod engine;
 pub mod error;
 pub mod evaluate;
+pub mod fidelity;
 pub mod fit;
 pub mod http;
 pub mod item;

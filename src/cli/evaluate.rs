@@ -6,7 +6,9 @@ use serde::Serialize;
 
 mod best_of_n;
 mod cache;
+mod fidelity;
 mod pairs;
+mod plots;
 
 #[derive(Debug, Subcommand)]
 pub enum Evaluate {
@@ -15,6 +17,8 @@ pub enum Evaluate {
     /// Whether choosing the best of n answers by a proxy reward ends where the gold reward falls, and which penalty on
     /// uncertainty prevents it
     BestOfN(best_of_n::BestOfN),
+    /// How close each kind of posterior comes to the exact one, on a few pairs
+    Fidelity(fidelity::Fidelity),
 }
 
 impl Evaluate {
@@ -22,6 +26,7 @@ impl Evaluate {
         match self {
             Self::Pairs(pairs) => pairs.run(),
             Self::BestOfN(best_of_n) => best_of_n.run(),
+            Self::Fidelity(fidelity) => fidelity.run(),
         }
     }
 }

@@ -181,7 +181,7 @@ impl Fit {
             model: &work.opened.model,
             examples: &work.train.examples,
             mean: &match initial_seed {
-                Some(seed) => initial_means(work, seed)?,
+                Some(seed) => initial_means(work.opened, work.adapter, work.folder, seed)?,
                 None => BTreeMap::new(),
             },
             options,
@@ -246,14 +246,28 @@ impl Fit {
     }
 }
 
-/// Where A started, drawn from the seed as `train` did: the centre of its prior.
-fn initial_means(work: &Work, seed: u64) -> Result<BTreeMap<String, Tensor>> {
+/// The centre of the prior: where A started, if that is known, and zero for the rest.
+pub fn prior_means(opened: &Opened) -> Result<BTreeMap<String, Tensor>> {
+    let (Some(adapter), Some(folder)) = (&opened.adapter, &opened.folder) else { return Ok(BTreeMap::new()) };
+    match summary::initial_seed(folder)? {
+        Some(seed) => initial_means(opened, adapter, folder, seed),
+        None => Ok(BTreeMap::new()),
+    }
+}
+
+/// Where A started, drawn from the seed as `train` did.
+fn initial_means(
+    opened: &Opened,
+    adapter: &Adapter,
+    folder: &Path,
+    seed: u64,
+) -> Result<BTreeMap<String, Tensor>> {
     let of_a = |adapter: &Adapter| {
         let blocks = adapter.blocks().into_iter();
         blocks.filter(|(name, _)| name.ends_with(".lora_A")).collect::<BTreeMap<_, _>>()
     };
-    let initial = of_a(&Adapter::init(work.adapter.spec.clone(), &work.opened.base.config, seed)?);
-    let trained = of_a(work.adapter);
+    let initial = of_a(&Adapter::init(adapter.spec.clone(), &opened.base.config, seed)?);
+    let trained = of_a(adapter);
     let other =
         |(name, block): &(&String, &Tensor)| trained.get(*name).map(Tensor::dims) != Some(block.dims());
     let missing = trained.keys().find(|name| !initial.contains_key(*name));
@@ -263,7 +277,7 @@ fn initial_means(work: &Work, seed: u64) -> Result<BTreeMap<String, Tensor>> {
             let hint = "hint: remove the file if it is not of this adapter";
             let message =
                 format!("{name}: the adapter that began with seed {seed} has another shape ({hint})");
-            Err(Error::file(work.folder.join(summary::SUMMARY), message))
+            Err(Error::file(folder.join(summary::SUMMARY), message))
         }
     }
 }

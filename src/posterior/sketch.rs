@@ -90,6 +90,17 @@ impl Sketch {
         &self.prior_precision
     }
 
+    /// The variances of rewards whose features phi (n, m) are known.
+    pub fn variances(&self, phi: &Tensor) -> Result<Vec<f64>> {
+        let mut sums = vec![0.0; phi.dim(0)?];
+        for (range, rows) in self.layout.ranges().into_iter().zip(&self.whitening) {
+            let y = phi.narrow(1, 0, range.end)?.contiguous()?.matmul(&rows.t()?)?;
+            let squares: Vec<f64> = y.to_dtype(DType::F64)?.sqr()?.sum(1)?.to_vec1()?;
+            sums.iter_mut().zip(squares).for_each(|(sum, square)| *sum += square);
+        }
+        Ok(sums)
+    }
+
     /// Begins to take the gradients of `count` rewards, block by block.
     pub fn walk(&self, count: usize) -> Walk<'_> {
         Walk::new(self, count)
@@ -110,8 +121,13 @@ impl Features {
 
     /// Adds the gradients of a block, (n, d_out, d_in); nothing where it has no slot.
     pub fn add(&mut self, name: &str, j: &Tensor) -> Result<()> {
+        self.add_oriented(name, &long_last(j)?)
+    }
+
+    /// As [`Features::add`], with the longer side last: (n, ..).
+    pub fn add_oriented(&mut self, name: &str, j: &Tensor) -> Result<()> {
         if let Some((slot, fold)) = self.folds.get(name) {
-            add(&mut self.slots[*slot], &fold.apply(&long_last(j)?)?)?;
+            add(&mut self.slots[*slot], &fold.apply(j)?)?;
         }
         Ok(())
     }

@@ -1,6 +1,9 @@
 //! `rewarden evaluate best-of-n`: gold and proxy reward of the best of n answers, by the rule that chooses.
 
-use super::cache::{Cache, Joint};
+use super::{
+    cache::{Cache, Joint},
+    plots,
+};
 use crate::{
     Error, Result,
     cli::{
@@ -74,6 +77,9 @@ impl BestOfN {
         }
         let gold = self.gold(&pools)?;
         let report = compare(&seen(joints), &gold, &self.grid, self.seed);
+        if let Some(folder) = &self.plots {
+            plots::draw(&report, folder)?;
+        }
         super::print(&report)
     }
 
