@@ -25,7 +25,7 @@ impl Case {
     }
 
     /// The tokens of each group of candidates.
-    fn pools(&self) -> Vec<Vec<TokenSeq>> {
+    pub(super) fn pools(&self) -> Vec<Vec<TokenSeq>> {
         let (ids, sequences) = self.inputs();
         let expected = self.json("expected.json");
         let member = |id: &serde_json::Value| {

@@ -32,6 +32,7 @@ use std::{
 };
 
 mod batches;
+mod sketch;
 
 const CASES: [&str; 5] = ["llama-0", "llama-1", "llama-2", "llama3-0", "llama3-1"];
 const NO_LIMIT: Limit = Limit { max_length: usize::MAX, truncation: None };

@@ -128,6 +128,21 @@ impl Draft {
         draft
     }
 
+    /// What a posterior is written as.
+    fn of(posterior: &Posterior) -> Self {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("posterior.safetensors");
+        posterior.save(&path).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let tensor = |view: TensorView| (view.dtype(), view.shape().to_vec(), view.data().to_vec());
+        Self {
+            metadata: header.metadata().clone().unwrap(),
+            tensors: file.iter().map(|(name, view)| (name.to_owned(), tensor(view))).collect(),
+        }
+    }
+
     fn put(&mut self, block: &str, field: &str, tensor: &Tensor) {
         let bytes = values(tensor).into_iter().flat_map(f64::to_le_bytes).collect();
         self.tensors.insert(format!("{block}.{field}"), (Dtype::F64, tensor.dims().to_vec(), bytes));
@@ -286,5 +301,56 @@ proptest! {
         bytes[position] = byte;
         let _ = load(&bytes);
         prop_assert!(load(&noise).is_err());
+    }
+}
+
+mod sketch {
+    use super::*;
+    use crate::posterior::{Form, Sketch, fit::Gram, sketch::Layout};
+
+    fn posterior() -> Posterior {
+        let shapes = BTreeMap::from([(A.to_owned(), (2, 6)), (HEAD.to_owned(), (1, 3))]);
+        let layout = Layout::new(&shapes, 8, 1, 5);
+        let mut curvature = Gram::new(layout.features());
+        curvature.add(&random(1, &[4, layout.features()])).unwrap();
+        let prior = vec![2.0; layout.slots.len()];
+        let sketch = Sketch::new(layout, curvature, prior).unwrap();
+        Posterior { form: Form::Sketch(sketch), config: Some(config()) }
+    }
+
+    fn problems(change: impl Fn(&mut Draft)) -> String {
+        let mut draft = Draft::of(&posterior());
+        change(&mut draft);
+        draft.load().unwrap_err()
+    }
+
+    #[test]
+    fn each_malformed_sketch_gives_one_clear_message() {
+        let without_layout = problems(|draft| drop(draft.metadata.remove("layout")));
+        assert!(without_layout.ends_with("metadata `layout`: missing"), "{without_layout}");
+        let no_json = problems(|draft| drop(draft.metadata.insert("layout".into(), "{".into())));
+        assert!(no_json.contains("metadata `layout`: EOF"), "{no_json}");
+        let huge = r#"{"seed":0,"slots":[{"kind":"A","features":9999999999999,"blocks":{}}]}"#;
+        let huge = problems(|draft| drop(draft.metadata.insert("layout".into(), huge.into())));
+        assert!(huge.contains("curvature: shape"), "{huge}");
+        let missing = problems(|draft| drop(draft.tensors.remove("prior_precision")));
+        assert!(missing.ends_with("prior_precision: missing"), "{missing}");
+        let unknown = problems(|draft| {
+            let tensor = draft.tensors["prior_precision"].clone();
+            draft.tensors.insert("more".into(), tensor);
+        });
+        assert!(unknown.ends_with("more: unknown tensor"), "{unknown}");
+    }
+
+    #[test]
+    fn it_is_for_the_blocks_that_its_layout_names() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("posterior.safetensors");
+        posterior().save(&path).unwrap();
+        let trainable = BTreeMap::from([(A.to_owned(), (2, 7))]);
+        let target = Target { trainable: &trainable, adapter_sha256: "aa01", template_sha256: None };
+        let message = Posterior::load_for(&path, target).unwrap_err().to_string();
+        assert!(message.contains("the bases are of a 2 x 6 matrix, the adapter's is 2 x 7"), "{message}");
+        assert!(message.contains("score: the adapter has no such block"), "{message}");
     }
 }

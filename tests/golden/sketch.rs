@@ -1,0 +1,153 @@
+//! The joint posterior on the fixtures' models: against the exact one, in selection, and on disk.
+
+use super::{CASES, Case};
+use candle_core::DType;
+use rewarden::{
+    fidelity::{Comparison, Row},
+    fit::{Fit, Fitted, Options, Size},
+    model::RewardModel,
+    nn::pack::Packed,
+    posterior::{
+        Posterior, Prior,
+        fit::{CurvatureKind, Rank},
+    },
+    score::{
+        Estimate, Score, Scorer, Sharing, Want,
+        penalty::{Kind, Penalty},
+        with_variances,
+    },
+    text::TokenSeq,
+};
+use std::{collections::BTreeMap, sync::atomic::AtomicBool};
+
+const PRIOR: Prior = Prior::PerKind { a: 0.5, b: 3.0, head: 20.0 };
+/// More features than any case has parameters: nothing is projected away.
+const LOSSLESS: usize = 12_000;
+
+fn fit(case: &Case, model: &RewardModel, features: usize, groups: usize) -> Fitted {
+    let fit = Fit {
+        model,
+        examples: &case.examples(),
+        mean: &BTreeMap::new(),
+        options: Options {
+            curvature: CurvatureKind::Sketch,
+            rank: Rank::Full,
+            size: Size { features, groups, seed: 3 },
+            prior: PRIOR,
+            label_noise: 0.0,
+            batch_tokens: 300,
+        },
+        checkpoints: None,
+        stop: &AtomicBool::new(false),
+    };
+    fit.run(&mut |_| {}).unwrap().unwrap()
+}
+
+#[test]
+fn posteriors_are_as_close_to_the_exact_one_as_they_were() {
+    for case in Case::all() {
+        let model = case.model(DType::F32);
+        let examples = case.examples();
+        let comparison = Comparison {
+            model: &model,
+            pairs: &examples,
+            test: &examples[..examples.len().min(6)],
+            mean: &BTreeMap::new(),
+            sketches: vec![(LOSSLESS, 2), (256, 1), (256, 2)],
+            kronecker: true,
+        };
+        let tables = comparison.run(&[1.0, 0.1]).unwrap();
+        for table in tables {
+            let row = |name: &str| -> &Row {
+                table.rows.iter().find(|row| row.posterior.starts_with(name)).unwrap()
+            };
+            let what = format!("{}, {}", case.folder.display(), table.factor);
+            let exact = row(&format!("sketch, {LOSSLESS} features"));
+            for closeness in [exact.single, exact.difference] {
+                assert!(closeness.log_ratio < 1e-3, "{what}: {closeness:?}");
+            }
+            assert!(row("sketch, 256 features in 1").difference.log_ratio < 0.3, "{what}");
+            // Separate blocks lose what is correlated between them, and so are never surer.
+            assert!(row("exact blocks").single.ratio >= 1.0 - 1e-6, "{what}");
+            assert!(row("exact head").single.ratio <= 1.0, "{what}");
+            let ekfac = row("ekfac").single.ratio / row("exact blocks").single.ratio;
+            assert!((0.5..2.0).contains(&ekfac), "{what}: {ekfac}");
+        }
+    }
+}
+
+#[test]
+fn a_selection_by_a_sketch_finds_the_best_of_all_scores() {
+    for case in Case::all() {
+        let model = case.model(DType::F32);
+        let posterior = fit(&case, &model, 64, 2).posterior;
+        let mut scorer = Scorer::new(model, Some(posterior), Sharing::Shared);
+        for pool in case.pools() {
+            let pool: Vec<&TokenSeq> = pool.iter().collect();
+            let all = scorer.score(&pool, Want::MeanAndVariance).unwrap();
+            for (kind, k) in [(Kind::Std, 0.3), (Kind::Std, 3.0), (Kind::Variance, 0.5)] {
+                let penalty = Penalty::new(kind, k).unwrap();
+                let score = |estimate: &Estimate| penalty.score(estimate.mean, estimate.variance);
+                let best = all.iter().map(score).fold(f64::MIN, f64::max);
+                let selected = scorer.best_of(&pool, penalty).unwrap();
+                let found = score(&all[selected.index]);
+                assert!((found - best).abs() <= 1e-4 * best.abs().max(1.0), "{found} is not {best}");
+            }
+        }
+    }
+}
+
+#[test]
+fn embeddings_have_the_variances_of_rewards_and_of_pairs() {
+    for case in Case::all() {
+        for sketched in [true, false] {
+            let model = case.model(DType::F32);
+            let posterior =
+                if sketched { fit(&case, &model, 64, 2).posterior } else { super::posterior(&case, &model) };
+            let examples = case.examples();
+            let mut scorer = Scorer::new(model.clone(), Some(posterior.clone()), Sharing::Shared);
+            let sides: Vec<&TokenSeq> =
+                examples.iter().take(4).flat_map(|e| [&e.chosen, &e.rejected]).collect();
+            let embedded = scorer.embed(&sides).unwrap();
+            let scored = scorer.score(&sides, Want::MeanAndVariance).unwrap();
+            // Separate blocks are projected to 4096 features.
+            let tolerance = if sketched { 1e-4 } else { 0.15 };
+            for (embedding, estimate) in embedded.iter().zip(scored) {
+                assert!((embedding.mean - estimate.mean).abs() < 1e-4);
+                let (got, want) = (embedding.covariance(embedding), estimate.variance.unwrap());
+                assert!((got / want - 1.0).abs() < tolerance, "{got} is not {want}");
+                assert!(embedding.head_variance > 0.0 && embedding.head_variance < want);
+            }
+            for (pair, example) in embedded.chunks_exact(2).zip(&examples) {
+                let packed = Packed::pairs([(&example.chosen, &example.rejected)]);
+                let want = with_variances(&model, &posterior, &packed, 2).unwrap().1[0];
+                let got = pair[0].difference_variance(&pair[1]);
+                assert!((got / want - 1.0).abs() < tolerance.max(1e-3), "{got} is not {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sketch_survives_the_disk() {
+    assert!(!CASES.is_empty());
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("posterior.safetensors");
+    for case in Case::all() {
+        let model = case.model(DType::F32);
+        let Fitted { posterior, evidence, traces, .. } = fit(&case, &model, 64, 2);
+        assert!(evidence.effective_parameters.values().all(|gamma| *gamma > 0.0));
+        assert!(traces.values().all(|trace| *trace > 0.0));
+        posterior.save(&path).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let loaded = Posterior::load(&path).unwrap();
+        loaded.save(&path).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        let (_, sequences) = case.inputs();
+        let packed = Packed::sequences(&sequences);
+        let of = |posterior: &Posterior| with_variances(&model, posterior, &packed, 1).unwrap().1;
+        for (got, want) in of(&loaded).iter().zip(of(&posterior)) {
+            assert!((got / want - 1.0).abs() < 1e-4, "{got} is not {want}");
+        }
+    }
+}
