@@ -4,7 +4,7 @@
 //! backward whose Jacobians are contracted with the posterior block by block, and never kept. What leaves this module
 //! for a client passes [`Estimate::finite`] and [`Estimate::rated`]: a number that is not finite is an error.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use rayon::prelude::*;
 
@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod candidates;
+pub mod ensemble;
 pub mod penalty;
 pub mod select;
 
@@ -169,6 +170,18 @@ impl Scorer {
         Ok(Selected { index: distinct[selected.index], ..selected })
     }
 
+    /// Scores a batch: one estimate per sequence in its order.
+    pub fn estimates(&self, batch: &[&TokenSeq], want: Want) -> Result<Vec<Estimate>> {
+        let want = self.able(want);
+        self.in_order(batch, want, |sequences, bytes| self.pass(sequences, want, bytes))
+    }
+
+    fn run_once(&self, sequence: &TokenSeq) -> Result<()> {
+        let want = self.able(Want::MeanAndVariance);
+        let estimates = self.estimates(&[sequence], want)?;
+        estimates.into_iter().try_for_each(|estimate| estimate.finite(want).map(drop))
+    }
+
     /// Embeds a batch: rewards whose covariances are wanted. Needs a posterior.
     pub fn embed(&self, batch: &[&TokenSeq]) -> Result<Vec<Embedding>> {
         let Some(posterior) = &self.posterior else {
@@ -272,14 +285,22 @@ fn worth_folding(sequences: &[&TokenSeq]) -> Packed {
 
 impl Score for Scorer {
     fn score(&mut self, batch: &[&TokenSeq], want: Want) -> Result<Vec<Estimate>> {
-        let want = self.able(want);
-        self.in_order(batch, want, |sequences, bytes| self.pass(sequences, want, bytes))
+        self.estimates(batch, want)
     }
 
     fn warm_up(&mut self, sequence: &TokenSeq) -> Result<()> {
-        let want = self.able(Want::MeanAndVariance);
-        let estimates = self.score(&[sequence], want)?;
-        estimates.into_iter().try_for_each(|estimate| estimate.finite(want).map(drop))
+        self.run_once(sequence)
+    }
+}
+
+/// A scorer that others use as well.
+impl Score for Arc<Scorer> {
+    fn score(&mut self, batch: &[&TokenSeq], want: Want) -> Result<Vec<Estimate>> {
+        self.estimates(batch, want)
+    }
+
+    fn warm_up(&mut self, sequence: &TokenSeq) -> Result<()> {
+        self.run_once(sequence)
     }
 }
 

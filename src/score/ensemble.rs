@@ -1,0 +1,75 @@
+//! Several adapters on one base as one model (maths.md, section 4).
+//!
+//! ```text
+//! f = mean of f_e          v = mean of v_e + 1/E sum_e (f_e - f)^2
+//! ```
+//!
+//! What the members do not know, and what they do not agree on; without posteriors, the second alone. A constant by which one
+//! member's rewards lie above another's is not identified by pairs, and would count as disagreement: the training's centring
+//! keeps it near zero.
+
+use std::sync::Arc;
+
+use super::{Estimate, Score, Scorer, Want};
+use crate::{Error, Result, text::TokenSeq};
+
+/// Members that score together; each may be served alone as well, from the same memory.
+#[derive(Debug, Clone)]
+pub struct Ensemble {
+    members: Vec<Arc<Scorer>>,
+    has_posterior: bool,
+}
+
+impl Ensemble {
+    /// Of at least two members, all with a posterior or none.
+    pub fn new(members: Vec<Arc<Scorer>>) -> Result<Self> {
+        let with = members.iter().filter(|member| member.posterior.is_some()).count();
+        match (members.len(), with) {
+            (0 | 1, _) => Err(Error::Usage("an ensemble has at least two members".into())),
+            (all, with) if with != 0 && with != all => Err(Error::Usage(format!(
+                "{with} of {all} members of an ensemble have a posterior (hint: run `fit` for the others)"
+            ))),
+            (_, with) => Ok(Self { members, has_posterior: with > 0 }),
+        }
+    }
+}
+
+impl Score for Ensemble {
+    fn score(&mut self, batch: &[&TokenSeq], want: Want) -> Result<Vec<Estimate>> {
+        let of_member = if self.has_posterior { want } else { Want::Mean };
+        let members: Vec<Vec<Estimate>> =
+            self.members.iter().map(|member| member.estimates(batch, of_member)).collect::<Result<_>>()?;
+        let of_item = |i: usize| members.iter().map(|of| of[i]).collect::<Vec<_>>();
+        Ok((0..batch.len()).map(|i| together(&of_item(i), want)).collect())
+    }
+
+    fn warm_up(&mut self, sequence: &TokenSeq) -> Result<()> {
+        let estimates = self.score(&[sequence], Want::MeanAndVariance)?;
+        estimates.into_iter().try_for_each(|estimate| estimate.finite(Want::MeanAndVariance).map(drop))
+    }
+}
+
+/// One estimate from those of all members.
+fn together(members: &[Estimate], want: Want) -> Estimate {
+    let average = |of: &dyn Fn(&Estimate) -> f64| members.iter().map(of).sum::<f64>() / members.len() as f64;
+    let mean = average(&|member| member.mean);
+    let variance = || {
+        average(&|member| member.variance.unwrap_or_default()) + average(&|member| (member.mean - mean).powi(2))
+    };
+    Estimate { mean, variance: (want == Want::MeanAndVariance).then(variance) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variance_is_what_is_unknown_and_what_is_disputed() {
+        let members = [(1.0, 0.5), (3.0, 1.5)].map(|(mean, v)| Estimate { mean, variance: Some(v) });
+        let both = together(&members, Want::MeanAndVariance);
+        assert_eq!(both, Estimate { mean: 2.0, variance: Some(1.0 + 1.0) });
+        assert_eq!(together(&members, Want::Mean).variance, None);
+        let without = members.map(|member| Estimate { variance: None, ..member });
+        assert_eq!(together(&without, Want::MeanAndVariance).variance, Some(1.0));
+    }
+}
