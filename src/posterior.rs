@@ -17,6 +17,7 @@ pub mod config;
 pub mod evidence;
 pub mod fit;
 mod frame;
+mod novelty;
 pub mod parts;
 pub mod prior;
 pub mod sketch;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use block::Block;
 pub use check::Target;
 pub use config::FitConfig;
+pub use novelty::Novelty;
 pub use parts::Parts;
 pub use prior::Prior;
 pub use sketch::Sketch;
@@ -64,6 +66,11 @@ impl Posterior {
             Form::Blocks(blocks) => Some(blocks),
             Form::Sketch(_) => None,
         }
+    }
+
+    /// What tells how unusual a variance is, where pairs were held out of the fit.
+    pub fn novelty(&self) -> Option<Novelty> {
+        Novelty::new(&self.config.as_ref()?.quantiles.as_ref()?.single)
     }
 }
 

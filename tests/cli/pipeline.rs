@@ -30,17 +30,19 @@ fn three_commands_make_a_reward_model_with_uncertainty() {
             report["evidence"].as_f64().unwrap() < report["log_likelihood"].as_f64().unwrap(),
             "{report}"
         );
-        assert_eq!(report["quantiles"]["difference"].as_array().unwrap().len(), 9);
+        assert_eq!(report["quantiles"]["difference"].as_array().unwrap().len(), 13);
         let scores = lines(&workspace.succeed("score --model base --adapter new --input inputs.jsonl"));
         for score in &scores {
             let number = |name: &str| score[name].as_f64().unwrap();
             assert!(number("variance") > 0.0, "{score}");
             assert!((number("mean") - number("std") - number("score")).abs() < 1e-9, "{score}");
+            assert!((0.0..=0.99).contains(&number("novelty")), "{score}");
         }
     }
     let plain =
         lines(&workspace.succeed("score --model base --adapter new --input inputs.jsonl --no-variance"));
     assert!(plain.iter().all(|score| score["variance"].is_null() && score["score"] == score["mean"]));
+    assert!(plain.iter().all(|score| score["novelty"].is_null()));
 }
 
 #[test]
