@@ -68,7 +68,7 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
-    /// Says what is wrong: variances must not be negative nor probabilities beyond [0, 1], and neither may fall.
+    /// Says what is wrong with either list.
     pub fn problems(&self) -> Vec<String> {
         let rises = |pair: &[(f64, f64)]| pair[0].0 <= pair[1].0 && pair[0].1 <= pair[1].1;
         let valid = |(probability, variance): &(f64, f64)| {
@@ -79,7 +79,7 @@ impl Quantiles {
         [("single", &self.single), ("difference", &self.difference)]
             .into_iter()
             .filter(|(_, quantiles)| wrong(quantiles))
-            .map(|(name, _)| format!("quantiles.{name}: not rising (probability, variance) pairs"))
+            .map(|(name, _)| format!("quantiles.{name}: must rise, from 0, with probabilities up to 1"))
             .collect()
     }
 }
