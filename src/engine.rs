@@ -20,7 +20,7 @@ use crate::{
     item::{Input, Message},
     nn::pack::own_tokens,
     score::{Estimate, Want},
-    telemetry::metrics::Metrics,
+    telemetry::{drift::Drift, metrics::Metrics},
     text::{Limit, TokenSeq, Truncation},
 };
 
@@ -93,6 +93,8 @@ pub struct Job {
 pub struct Scored {
     /// Finite, and with a variance where one was wanted.
     pub estimate: Estimate,
+    /// Percentile of the variance among those of the pairs that the fit held out, where there is one and were some.
+    pub novelty: Option<f64>,
     /// Tokens that were scored.
     pub tokens: usize,
     /// Whether tokens were cut to fit the limit.
@@ -127,8 +129,10 @@ impl Engine {
         let bounds = Load { tokens: config.queue_tokens, items: config.queue_items };
         let gate = Arc::new(Gate::new(Queue::new(bounds, config.batch_tokens), Arc::clone(&metrics)));
         let health = Arc::new(watch::Sender::new(Health::Starting));
+        let drifts = models.iter().map(|model| model.served.novelty.as_ref().map(Drift::new)).collect();
         let worker = Worker {
             models,
+            drifts,
             gate: Arc::clone(&gate),
             health: Arc::clone(&health),
             metrics: Arc::clone(&metrics),
@@ -199,7 +203,9 @@ impl Engine {
         let mut scored = Vec::with_capacity(replies.len());
         for (tokens, truncated, answer) in replies {
             let gone = |_| Error::Internal("the scorer has gone".into());
-            scored.push(Scored { estimate: answer.await.map_err(gone)??, tokens, truncated });
+            let estimate = answer.await.map_err(gone)??;
+            let novelty = estimate.novelty(served.novelty.as_ref());
+            scored.push(Scored { estimate, novelty, tokens, truncated });
         }
         Ok(scored)
     }

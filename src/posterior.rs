@@ -18,6 +18,7 @@ pub mod evidence;
 pub mod fit;
 mod frame;
 pub mod oracle;
+mod novelty;
 pub mod parts;
 pub mod prior;
 pub mod sketch;
@@ -32,6 +33,7 @@ pub use block::Block;
 pub use check::Target;
 pub use config::FitConfig;
 pub(crate) use frame::long_last;
+pub use novelty::Novelty;
 pub use parts::Parts;
 pub use prior::Prior;
 pub use sketch::Sketch;
@@ -66,6 +68,11 @@ impl Posterior {
             Form::Blocks(blocks) => Some(blocks),
             Form::Sketch(_) => None,
         }
+    }
+
+    /// What tells how unusual a variance is, where pairs were held out of the fit.
+    pub fn novelty(&self) -> Option<Novelty> {
+        Novelty::new(&self.config.as_ref()?.quantiles.as_ref()?.single)
     }
 }
 

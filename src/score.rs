@@ -12,7 +12,7 @@ use crate::{
     Error, Result,
     model::{RewardModel, sink::Jacobians},
     nn::pack::{Packed, fold::by_prefix, own_tokens},
-    posterior::{Posterior, Wanted},
+    posterior::{Novelty, Posterior, Wanted},
     text::TokenSeq,
 };
 
@@ -92,6 +92,11 @@ impl Estimate {
             }
             _ => Ok(self),
         }
+    }
+
+    /// Returns the percentile of the variance, where there is one and what to hold it against.
+    pub fn novelty(self, by: Option<&Novelty>) -> Option<f64> {
+        Some(by?.of(self.variance?))
     }
 
     /// Takes the penalty off a finite estimate; a factor that leaves no finite score is refused.
@@ -447,6 +452,18 @@ mod tests {
         for (mean, variance, want, passes) in table {
             let estimate = Estimate { mean, variance };
             assert_eq!(estimate.finite(want).is_ok(), passes, "{estimate:?} {want:?}");
+        }
+    }
+
+    #[test]
+    fn novelty_needs_a_variance_and_quantiles() {
+        let novelty = Novelty::new(&[(0.5, 4.0)]);
+        for (variance, by, want) in [
+            (Some(2.0), novelty.as_ref(), Some(0.25)),
+            (None, novelty.as_ref(), None),
+            (Some(2.0), None, None),
+        ] {
+            assert_eq!(Estimate { mean: 1.0, variance }.novelty(by), want);
         }
     }
 

@@ -10,6 +10,7 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitEx
 
 use crate::{Error, Result};
 
+pub mod drift;
 pub mod metrics;
 
 /// How log lines are written.

@@ -180,5 +180,6 @@ async fn the_default_is_served_with_its_posterior() {
         let (mean, variance, std) = (number("mean"), number("variance"), number("std"));
         assert!(variance > 0.0 && std == variance.sqrt(), "{body}");
         assert_eq!(number("score"), mean - std, "{body}");
+        assert!((0.0..=1.0).contains(&number("novelty")), "{body}");
     }
 }

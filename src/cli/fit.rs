@@ -33,7 +33,7 @@ use std::{
 };
 
 /// Probabilities of the quantiles that are kept.
-const PROBABILITIES: [f64; 9] = [0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99];
+const PROBABILITIES: [f64; 13] = [0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99];
 
 /// The flags of `rewarden fit`.
 #[derive(Debug, clap::Args)]
@@ -67,7 +67,7 @@ pub struct Fit {
     /// Fits to this many pairs, drawn by `--seed`
     #[arg(long, value_name = "PAIRS", env = "REWARDEN_MAX_PAIRS")]
     max_pairs: Option<usize>,
-    /// Pairs whose variances are kept as quantiles, to tell how unusual one is
+    /// Pairs whose variances are kept as quantiles: without them, or with a few only, nothing tells how unusual a variance is
     #[arg(long, value_name = "FILE", env = "REWARDEN_HELD_OUT")]
     held_out: Option<PathBuf>,
     /// Most tokens in one forward and backward
@@ -105,6 +105,11 @@ impl Fit {
         };
         let output = self.output.clone().unwrap_or_else(|| folder.join(store::FILE));
         let (train, held_out) = self.data(&opened)?;
+        if held_out.is_none() {
+            tracing::warn!(
+                "no quantiles of variances: scores will have no novelty (hint: give `--held-out`)"
+            );
+        }
         eprint!("fitting to {}", train.counts());
         held_out.iter().for_each(|held_out| eprint!(", {} held out", held_out.counts()));
         eprintln!();

@@ -5,6 +5,7 @@ use crate::{
     Error, Result,
     data::lines::{Lines, at_line},
     item::{Id, Item},
+    posterior::{Novelty, Posterior},
     score::{
         Estimate, Rated, Want, in_batches,
         penalty::{Kind, Penalty},
@@ -71,6 +72,7 @@ struct Line<'a> {
     variance: Option<f64>,
     std: Option<f64>,
     score: f64,
+    novelty: Option<f64>,
     tokens: usize,
     truncated: bool,
 }
@@ -94,6 +96,7 @@ impl Score {
         let (encoder, longest) = (Arc::clone(&opened.base.encoder), opened.base.config.max_length);
         let mut scorer = opened.into_scorer(want, &self.scoring)?;
         let want = scorer.able(want);
+        let novelty = scorer.posterior.as_ref().and_then(Posterior::novelty);
         let load_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
         let max_length = self.max_length.unwrap_or(usize::MAX).min(longest);
@@ -106,7 +109,8 @@ impl Score {
         progress.finish();
         let mut output = String::new();
         for (item, estimate) in items.iter().zip(estimates) {
-            let line = item.line(estimate, want, penalty).map_err(|e| item.wrong(&name, e))?;
+            let line =
+                item.line(estimate, want, penalty, novelty.as_ref()).map_err(|e| item.wrong(&name, e))?;
             output += &serde_json::to_string(&line).map_err(|e| Error::file(&self.output, e))?;
             output.push('\n');
         }
@@ -145,8 +149,15 @@ impl Score {
 }
 
 impl Scorable {
-    fn line(&self, estimate: Estimate, want: Want, penalty: Penalty) -> Result<Line<'_>> {
-        let Rated { mean, variance, std, score } = estimate.finite(want)?.rated(penalty)?;
+    fn line(
+        &self,
+        estimate: Estimate,
+        want: Want,
+        penalty: Penalty,
+        novelty: Option<&Novelty>,
+    ) -> Result<Line<'_>> {
+        let estimate = estimate.finite(want)?;
+        let Rated { mean, variance, std, score } = estimate.rated(penalty)?;
         let TokenSeq { ids, truncated, .. } = &self.sequence;
         Ok(Line {
             id: self.id.as_ref(),
@@ -154,6 +165,7 @@ impl Scorable {
             variance,
             std,
             score,
+            novelty: estimate.novelty(novelty),
             tokens: ids.len(),
             truncated: *truncated,
         })
@@ -182,12 +194,13 @@ mod tests {
 
     #[test]
     fn ids_go_back_as_they_came() {
-        let estimate = Estimate { mean: 1.0, variance: Some(4.0) };
+        let (estimate, novelty) = (Estimate { mean: 1.0, variance: Some(4.0) }, Novelty::new(&[(0.5, 8.0)]));
         for id in ["7", "\"7\"", "null"] {
             let item = scorable(serde_json::from_str(id).unwrap());
-            let line = item.line(estimate, Want::MeanAndVariance, Penalty::default()).unwrap();
+            let line =
+                item.line(estimate, Want::MeanAndVariance, Penalty::default(), novelty.as_ref()).unwrap();
             let want = format!(
-                r#"{{"id":{id},"mean":1.0,"variance":4.0,"std":2.0,"score":-1.0,"tokens":2,"truncated":false}}"#
+                r#"{{"id":{id},"mean":1.0,"variance":4.0,"std":2.0,"score":-1.0,"novelty":0.25,"tokens":2,"truncated":false}}"#
             );
             assert_eq!(serde_json::to_string(&line).unwrap(), want);
         }
@@ -205,7 +218,7 @@ mod tests {
         for (estimate, penalty, want) in table {
             for (id, name) in [(None, ""), (Some(Id::Text("a".into())), "item `a`: ")] {
                 let item = scorable(id);
-                let error = item.line(estimate, Want::MeanAndVariance, penalty).unwrap_err();
+                let error = item.line(estimate, Want::MeanAndVariance, penalty, None).unwrap_err();
                 let message = item.wrong(Path::new("x.jsonl"), error).to_string();
                 assert_eq!(message, format!("x.jsonl:3: {name}{want}"));
             }

@@ -6,10 +6,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    engine::{
-        self, Engine,
-        registry::{Model, Served},
-    },
+    engine::{self, Engine, registry::Model},
     http::{self, App},
     score::Want,
     telemetry::metrics::Metrics,
@@ -128,9 +125,7 @@ impl Serve {
             let encoder = Arc::clone(&opened.base.encoder);
             let max_length = self.limits.max_length.unwrap_or(usize::MAX).min(opened.base.config.max_length);
             let scorer = opened.into_scorer(Want::MeanAndVariance, &self.scoring)?;
-            let has_posterior = scorer.posterior.is_some();
-            let served = Served { name, encoder, max_length, has_posterior };
-            models.push(Model { served, scorer: Box::new(scorer) });
+            models.push(Model::new(name, encoder, max_length, scorer));
         }
         Ok(models)
     }

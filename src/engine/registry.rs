@@ -6,7 +6,12 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use crate::{Error, Result, score::Score, text::Encoder};
+use crate::{
+    Error, Result,
+    posterior::{Novelty, Posterior},
+    score::{Score, Scorer},
+    text::Encoder,
+};
 
 /// What a request needs to know of a model before it is scored.
 #[derive(Debug, Clone)]
@@ -19,6 +24,8 @@ pub struct Served {
     pub max_length: usize,
     /// Whether the model gives variances.
     pub has_posterior: bool,
+    /// Tells how unusual a variance is.
+    pub novelty: Option<Novelty>,
 }
 
 /// A model as the engine takes it over: its description, and the scorer that moves to the worker's thread.
@@ -27,6 +34,16 @@ pub struct Model {
     pub served: Served,
     /// What the worker calls.
     pub scorer: Box<dyn Score>,
+}
+
+impl Model {
+    /// Describes a scorer by what its posterior has.
+    pub fn new(name: String, encoder: Arc<Encoder>, max_length: usize, scorer: Scorer) -> Self {
+        let posterior = scorer.posterior.as_ref();
+        let (has_posterior, novelty) = (posterior.is_some(), posterior.and_then(Posterior::novelty));
+        let served = Served { name, encoder, max_length, has_posterior, novelty };
+        Self { served, scorer: Box::new(scorer) }
+    }
 }
 
 /// The models in the order given; an index into it stands for a model in the queue.
@@ -79,7 +96,7 @@ mod tests {
     use crate::engine::tests::encoder;
 
     fn served(name: &str) -> Served {
-        Served { name: name.into(), encoder: encoder(), max_length: 8, has_posterior: false }
+        Served { name: name.into(), encoder: encoder(), max_length: 8, has_posterior: false, novelty: None }
     }
 
     #[test]

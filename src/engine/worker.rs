@@ -22,7 +22,7 @@ use super::{
 use crate::{
     Error, Result,
     score::{Estimate, Score, Want},
-    telemetry::metrics::Metrics,
+    telemetry::{drift::Drift, metrics::Metrics},
     text::TokenSeq,
 };
 
@@ -33,6 +33,8 @@ const WARM_UP: usize = 8;
 pub struct Worker {
     /// In the order of the registry.
     pub models: Vec<Model>,
+    /// Of each model whose variances can be held against those of its fit.
+    pub drifts: Vec<Option<Drift>>,
     /// Where batches come from.
     pub gate: Arc<Gate>,
     /// What the handle says of the thread.
@@ -109,8 +111,10 @@ impl Worker {
                 debug!(model = name, ?want, items, tokens, seconds, "scored");
                 self.metrics.scored_items.inc_by(items as u64);
                 self.metrics.scored_tokens.inc_by(tokens as u64);
-                for (entry, estimate) in entries.into_iter().zip(estimates) {
-                    answer(entry, estimate.finite(want));
+                let finite: Vec<_> = estimates.into_iter().map(|estimate| estimate.finite(want)).collect();
+                self.follow(key.model, finite.iter().flatten());
+                for (entry, estimate) in entries.into_iter().zip(finite) {
+                    answer(entry, estimate);
                 }
             }
             // The model does not say whose number it was: alone, each sequence answers for itself.
@@ -123,6 +127,16 @@ impl Worker {
                     answer(entry, Err(failed(&cause)));
                 }
             }
+        }
+    }
+
+    /// Reports how far a model's variances have moved by now.
+    fn follow<'a>(&mut self, model: usize, estimates: impl Iterator<Item = &'a Estimate>) {
+        let Some(drift) = &mut self.drifts[model] else { return };
+        estimates.filter_map(|estimate| estimate.variance).for_each(|variance| drift.add(variance));
+        if let Some(index) = drift.index() {
+            let name = self.models[model].served.name.as_str();
+            self.metrics.drift.with_label_values(&[name]).set(index);
         }
     }
 }

@@ -90,6 +90,11 @@ pub struct Reward {
     pub std: Option<f64>,
     /// The mean less the penalty; the mean where there is no variance.
     pub score: f64,
+    /// Percentile of the variance among those of the pairs that were held out of the fit: near 1, the model is less sure than of
+    /// nearly all of them, and the item may be unlike what it was trained on. Above the last quantile that the posterior keeps,
+    /// 0.99 as `fit` writes it, no more is told. Null without a variance, or where the fit held nothing out.
+    #[schema(required, minimum = 0.0, maximum = 1.0)]
+    pub novelty: Option<f64>,
     /// Tokens that were scored.
     pub tokens: usize,
     /// Whether tokens were cut to fit.
@@ -179,9 +184,9 @@ impl Plan {
 
 impl Reward {
     fn new(index: usize, id: Option<Id>, scored: Scored, penalty: Penalty) -> Result<Self> {
-        let Scored { estimate, tokens, truncated } = scored;
+        let Scored { estimate, novelty, tokens, truncated } = scored;
         let Rated { mean, variance, std, score } = estimate.rated(penalty)?;
-        Ok(Self { index, id, mean, variance, std, score, tokens, truncated })
+        Ok(Self { index, id, mean, variance, std, score, novelty, tokens, truncated })
     }
 }
 
@@ -198,13 +203,16 @@ fn parsed(items: Vec<Object<Item<Id>>>) -> Result<(Vec<Option<Id>>, Vec<Input>)>
 }
 
 fn observe(metrics: &Metrics, model: &str, data: &[Reward]) {
-    let [mean, std, score] = [&metrics.reward_mean, &metrics.reward_std, &metrics.reward_score]
-        .map(|histogram| histogram.with_label_values(&[model]));
-    for reward in data {
-        mean.observe(reward.mean);
-        score.observe(reward.score);
-        if let Some(deviation) = reward.std {
-            std.observe(deviation);
-        }
+    type Value = fn(&Reward) -> Option<f64>;
+    let Metrics { reward_mean, reward_std, reward_score, novelty, .. } = metrics;
+    let observed: [(_, Value); 4] = [
+        (reward_mean, |reward| Some(reward.mean)),
+        (reward_std, |reward| reward.std),
+        (reward_score, |reward| Some(reward.score)),
+        (novelty, |reward| reward.novelty),
+    ];
+    for (histogram, value) in observed {
+        let histogram = histogram.with_label_values(&[model]);
+        data.iter().filter_map(value).for_each(|value| histogram.observe(value));
     }
 }

@@ -67,6 +67,23 @@ pub struct Quantiles {
     pub difference: Vec<(f64, f64)>,
 }
 
+impl Quantiles {
+    /// Says what is wrong with either list.
+    pub fn problems(&self) -> Vec<String> {
+        let rises = |pair: &[(f64, f64)]| pair[0].0 <= pair[1].0 && pair[0].1 <= pair[1].1;
+        let valid = |(probability, variance): &(f64, f64)| {
+            (0.0..=1.0).contains(probability) && variance.is_finite() && *variance >= 0.0
+        };
+        let wrong =
+            |quantiles: &[(f64, f64)]| !(quantiles.iter().all(valid) && quantiles.windows(2).all(rises));
+        [("single", &self.single), ("difference", &self.difference)]
+            .into_iter()
+            .filter(|(_, quantiles)| wrong(quantiles))
+            .map(|(name, _)| format!("quantiles.{name}: must rise, from 0, with probabilities up to 1"))
+            .collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

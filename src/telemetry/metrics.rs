@@ -4,9 +4,11 @@
 //! matched route, a status code, a stage, a served model), never from what a client sends.
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder, core::Collector,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder, core::Collector,
 };
+
+use super::drift::{LEAST, WINDOW};
 
 /// Seconds: from a cheap answer to a long wait in the queue.
 const SECONDS: [f64; 16] =
@@ -15,6 +17,10 @@ const TOKENS: [f64; 11] = [16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0
 const REWARDS: [f64; 17] =
     [-32.0, -16.0, -8.0, -4.0, -2.0, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
 const DEVIATIONS: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
+const PERCENTILES: [f64; 10] = [0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0];
+
+const NOVELTY: &str = "Percentiles of rewards' variances among those of the pairs that the fit held out; what is \
+    above their last quantile has its probability.";
 
 type Built<T> = Result<T, prometheus::Error>;
 
@@ -46,6 +52,10 @@ pub struct Metrics {
     pub reward_std: HistogramVec,
     /// Conservative scores returned, by `model`.
     pub reward_score: HistogramVec,
+    /// Percentiles of the variances returned, by `model`.
+    pub novelty: HistogramVec,
+    /// How far the latest variances have moved, by `model`.
+    pub drift: GaugeVec,
 }
 
 impl Metrics {
@@ -69,6 +79,10 @@ impl Metrics {
         };
         let counter = |name: &str, help: &str| added(&registry, IntCounter::with_opts(made(name, help)));
         let gauge = |name: &str, help: &str| added(&registry, IntGauge::with_opts(made(name, help)));
+        let drift = format!(
+            "Population stability index of the last {WINDOW} variances against those of the pairs that the fit held out, from \
+             {LEAST} variances on: below 0.1 little has changed, above 0.25 much."
+        );
         Ok(Self {
             requests: counters("requests_total", "Requests answered.", &["route", "code"])?,
             request_seconds: seconds("request_seconds", "Seconds from request to response.", "route")?,
@@ -85,6 +99,8 @@ impl Metrics {
             reward_mean: per_model("reward_mean", "Posterior means of rewards.", &REWARDS)?,
             reward_std: per_model("reward_std", "Standard deviations of rewards.", &DEVIATIONS)?,
             reward_score: per_model("reward_score", "Conservative scores.", &REWARDS)?,
+            novelty: per_model("novelty", NOVELTY, &PERCENTILES)?,
+            drift: added(&registry, GaugeVec::new(made("drift", &drift), &["model"]))?,
             registry,
         })
     }

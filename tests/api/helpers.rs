@@ -17,6 +17,7 @@ use rewarden::{
         registry::{Model, Served},
     },
     http::{self, App},
+    posterior::Novelty,
     score::{Estimate, Score, Want},
     telemetry::metrics::Metrics,
     text::{Encoder, TokenSeq},
@@ -41,6 +42,8 @@ pub struct Setup {
     pub engine: engine::Config,
     pub http: http::Config,
     pub hold: Hold,
+    /// Quantiles of held-out variances of `bayes`.
+    pub quantiles: Vec<(f64, f64)>,
     /// Whether the models fail whatever they are given.
     pub broken: bool,
 }
@@ -138,12 +141,12 @@ impl Service {
 
     pub async fn ready_with(setup: Setup) -> Self {
         let service = Self::start(setup).await;
-        service.until(async || service.get("/readyz").await.status() == 200).await;
+        service.until_ready().await;
         service.batches.lock().unwrap().clear();
         service
     }
 
-    pub async fn start(Setup { engine, http, hold, broken }: Setup) -> Self {
+    pub async fn start(Setup { engine, http, hold, quantiles, broken }: Setup) -> Self {
         let (batches, warmed) = (Arc::default(), Arc::default());
         let encoder = encoder();
         let model = |name: &str, has_posterior| Model {
@@ -152,6 +155,7 @@ impl Service {
                 encoder: Arc::clone(&encoder),
                 max_length: MAX_LENGTH,
                 has_posterior,
+                novelty: Novelty::new(&quantiles).filter(|_| has_posterior),
             },
             scorer: Box::new(StandIn {
                 hold: hold.clone(),
@@ -160,15 +164,22 @@ impl Service {
                 warmed: Arc::clone(&warmed),
             }),
         };
-        let metrics = Arc::new(Metrics::new().unwrap());
         let models = vec![model("bayes", true), model("plain", false)];
-        let engine = Engine::start(models, &engine, Arc::clone(&metrics)).unwrap();
+        let service = Self::serve(models, &engine, http).await;
+        Self { hold, batches, warmed, ..service }
+    }
+
+    /// Starts a service of any models.
+    pub async fn serve(models: Vec<Model>, engine: &engine::Config, http: http::Config) -> Self {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let engine = Engine::start(models, engine, Arc::clone(&metrics)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (shutdown, stop) = oneshot::channel();
         let stop = async { stop.await.unwrap_or_default() };
         let server = tokio::spawn(http::serve(listener, App::new(engine, metrics, http), stop));
         let client = Client::builder().no_proxy().build().unwrap();
+        let (hold, batches, warmed) = Default::default();
         Self { client, hold, batches, warmed, server, shutdown: Some(shutdown), address }
     }
 
@@ -208,6 +219,10 @@ impl Service {
     /// in which their tokenising is counted.
     pub async fn until_queued(&self, requests: usize) {
         self.until_metric(r#"rewarden_stage_seconds_count{stage="tokenize"}"#, requests as f64).await;
+    }
+
+    pub async fn until_ready(&self) {
+        self.until(async || self.get("/readyz").await.status() == 200).await;
     }
 
     pub async fn until(&self, mut happens: impl AsyncFnMut() -> bool) {

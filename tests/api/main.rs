@@ -3,5 +3,6 @@
 mod connections;
 mod helpers;
 mod load;
+mod novelty;
 mod ops;
 mod rewards;

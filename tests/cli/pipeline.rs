@@ -1,6 +1,7 @@
 //! Train, fit, score, verify: the three commands that make a reward model, and what follows.
 
 use super::helpers::Workspace;
+use rewarden::evaluate::stability::percentile;
 use serde_json::{Value, json};
 
 const TRAIN: &str =
@@ -30,17 +31,43 @@ fn three_commands_make_a_reward_model_with_uncertainty() {
             report["evidence"].as_f64().unwrap() < report["log_likelihood"].as_f64().unwrap(),
             "{report}"
         );
-        assert_eq!(report["quantiles"]["difference"].as_array().unwrap().len(), 9);
+        let quantiles = |of: &str| -> Vec<(f64, f64)> {
+            serde_json::from_value(report["quantiles"][of].clone()).unwrap()
+        };
+        assert_eq!(quantiles("difference").len(), 13);
+        let quantiles = quantiles("single");
         let scores = lines(&workspace.succeed("score --model base --adapter new --input inputs.jsonl"));
         for score in &scores {
             let number = |name: &str| score[name].as_f64().unwrap();
             assert!(number("variance") > 0.0, "{score}");
             assert!((number("mean") - number("std") - number("score")).abs() < 1e-9, "{score}");
+            let novelty = percentile(&quantiles, number("variance"));
+            assert!((number("novelty") - novelty).abs() < 1e-9, "{score}");
         }
     }
     let plain =
         lines(&workspace.succeed("score --model base --adapter new --input inputs.jsonl --no-variance"));
     assert!(plain.iter().all(|score| score["variance"].is_null() && score["score"] == score["mean"]));
+    assert!(plain.iter().all(|score| score["novelty"].is_null()));
+}
+
+#[test]
+fn a_fit_that_holds_nothing_out_says_that_there_will_be_no_novelty() {
+    let workspace = Workspace::new("llama-0");
+    let fit = "fit --model base --adapter adapter --data pairs.jsonl";
+    let warned = |arguments: &str| {
+        let output = workspace.run(arguments);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap().contains("scores will have no novelty")
+    };
+    let novel = || {
+        let scores = lines(&workspace.succeed("score --model base --adapter adapter --input inputs.jsonl"));
+        scores.iter().map(|score| score["novelty"].is_number()).collect::<Vec<_>>()
+    };
+    assert!(!warned(&format!("{fit} --held-out pairs.jsonl")));
+    assert!(novel().iter().all(|novel| *novel));
+    assert!(warned(fit));
+    assert!(novel().iter().all(|novel| !novel));
 }
 
 #[test]

@@ -9,7 +9,8 @@ use super::{CURVATURE, FORMAT, Field, LARGEST, LAYOUT, PRIOR_PRECISION, SKETCH_V
 use crate::{
     Error, Result,
     posterior::{
-        Block, FitConfig, Form, Parts, Posterior, Sketch, check::Claimed, fit::Gram, sketch::Layout,
+        Block, FitConfig, Form, Parts, Posterior, Sketch, check::Claimed, config::Quantiles, fit::Gram,
+        sketch::Layout,
     },
 };
 
@@ -49,6 +50,9 @@ fn parse(bytes: &[u8]) -> Result<Contents, String> {
         let parsed = serde_json::from_str::<FitConfig>(json);
         parsed.map_err(|e| problems.push(format!("metadata `config`: {e}"))).ok()
     });
+    let quantiles = config.as_ref().and_then(|config| config.quantiles.as_ref());
+    let wrong = quantiles.map(Quantiles::problems).unwrap_or_default();
+    problems.extend(wrong.into_iter().map(|problem| format!("metadata `config`: {problem}")));
     let (form, claimed) = match sketched {
         true => sketch(&file, metadata(LAYOUT), &mut problems),
         false => blocks(&file, &mut problems),

@@ -152,6 +152,10 @@ impl Draft {
         self.put(block, field, &Tensor::full(value, shape, &Device::Cpu).unwrap());
     }
 
+    fn quantiles(&mut self, single: &str) {
+        self.metadata.insert("config".into(), format!(r#"{{"quantiles": {{"single": {single}}}}}"#));
+    }
+
     fn remove(&mut self, block: &str, field: &str) {
         self.tensors.remove(&format!("{block}.{field}")).unwrap();
     }
@@ -212,6 +216,10 @@ fn each_malformed_file_gives_one_clear_message() {
             "metadata `version`: `3` is not supported",
         ),
         (|d| drop(d.metadata.insert("config".into(), "{".into())), "metadata `config`: EOF while parsing"),
+        (|d| d.quantiles("[[0.5, 2], [0.9, 1]]"), "metadata `config`: quantiles.single: must rise"),
+        (|d| d.quantiles("[[0.5, 1], [0.4, 2]]"), "metadata `config`: quantiles.single: must rise"),
+        (|d| d.quantiles("[[0.5, -1]]"), "metadata `config`: quantiles.single: must rise"),
+        (|d| d.quantiles("[[1.5, 1]]"), "metadata `config`: quantiles.single: must rise"),
         (|d| d.remove(A, "curvature"), "lora_A.curvature: missing"),
         (|d| d.remove(A, "prior_precision"), "lora_A.prior_precision: missing"),
         (|d| d.fill(A, "input_basis_of", &[1], 1.0), "lora_A.input_basis_of: unknown tensor"),
