@@ -2,7 +2,9 @@
 //!
 //! Three variances of an item are compared: of its reward, of that by the head alone, and of the difference between its
 //! reward and that of a good answer to the same prompt. Pairs identify differences, and leave the common level of all
-//! answers to a prompt its prior variance: what concerns an answer is in the difference.
+//! answers to a prompt its prior variance: what concerns an answer is in the difference. Where a prompt has no good answer
+//! there is none to measure, since the difference to an answer to another prompt would hold the levels of both. An answer that
+//! is made of the good one, as by shuffling its words, shares much with it, and so may differ by less than another honest one.
 
 use super::{auroc::Auroc, spread::Spread};
 use serde::Serialize;

@@ -25,7 +25,7 @@ mod groups;
 /// Groups of a plot beside the items in the distribution.
 const GROUPS: usize = 4;
 
-const BINS: usize = 30;
+const BINS: usize = 20;
 
 /// Flags of `rewarden evaluate ood`.
 #[derive(Debug, clap::Args)]
