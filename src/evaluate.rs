@@ -3,6 +3,8 @@
 //! | module | what it measures |
 //! |---|---|
 //! | [`pairs`] | accuracy, likelihood, Brier score and calibration on preference pairs |
+//! | [`preferences`] | all of that by the point estimate and by the posterior predictive, and by source |
+//! | [`ood`] | how well a variance separates items in and out of the distribution |
 //! | [`calibration`] | the calibration error and the diagram it sums up |
 //! | [`coverage`] | what is gained by leaving out the pairs that are least sure |
 //! | [`auroc`] | how well an uncertainty separates two kinds of items |
@@ -11,6 +13,7 @@
 //! | [`best_of_n`] | what the chosen answer is worth, by the size of the pool |
 //! | [`over_optimisation`] | whether a proxy is followed too far, and which penalty prevents it |
 //! | [`stability`] | where a variance lies among those seen at fitting, and how far many have moved |
+//! | [`spread`] | mean and quantiles |
 //! | [`bootstrap`] | intervals of any of these |
 //!
 //! No input may be NaN: an order of numbers that cannot be compared means nothing.
@@ -22,10 +25,13 @@ pub mod calibration;
 pub mod coverage;
 #[cfg(test)]
 mod fixture;
+pub mod ood;
 pub mod over_optimisation;
 pub mod pairs;
+pub mod preferences;
 pub mod rank;
 pub mod select;
+pub mod spread;
 pub mod stability;
 
 pub use pairs::PairMeasures;

@@ -341,7 +341,7 @@ fn runs(count: usize, grown: impl Fn(usize, usize, usize) -> Option<usize>) -> V
 }
 
 /// Runs of at most `budget` tokens, each sequence counted in full.
-fn runs_within(lengths: &[usize], budget: usize) -> Vec<Range<usize>> {
+pub fn runs_within(lengths: &[usize], budget: usize) -> Vec<Range<usize>> {
     runs(lengths.len(), |_, i, tokens| Some(tokens + lengths[i]).filter(|tokens| *tokens <= budget))
 }
 

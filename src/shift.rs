@@ -91,8 +91,14 @@ impl Answered {
 }
 
 impl From<Answered> for Input {
+    /// Strings where one message of a user is answered: a model without a chat template takes nothing else.
     fn from(Answered { prompt, response }: Answered) -> Self {
-        Self::Answer { prompt, response }
+        match prompt.as_slice() {
+            [message] if message.role == "user" => {
+                Self::Pair { prompt: message.content.text().into_owned(), response }
+            }
+            _ => Self::Answer { prompt, response },
+        }
     }
 }
 

@@ -6,14 +6,31 @@ use serde::Serialize;
 
 mod best_of_n;
 mod cache;
+mod curves;
+mod family;
 mod fidelity;
+mod ood;
 mod pairs;
 mod plots;
 
 #[derive(Debug, Subcommand)]
 pub enum Evaluate {
-    /// Accuracy with its 95 % interval, NLL and calibration error on pairs, by source
+    /// How good the rewards and their posterior are on pairs, by source
+    ///
+    /// Accuracy, NLL, Brier score and calibration error, with 95 % intervals, of the point estimate and of the posterior
+    /// predictive (MacKay's approximation); reliability diagrams; and how well an uncertainty tells wrong pairs from right ones:
+    /// the areas under the risk-coverage curves, and the AUROC, of the standard deviation of a pair's difference and of either
+    /// probability. Without a posterior, or with `--no-variance`, the point estimate's alone. JSON on standard output.
     Pairs(pairs::Pairs),
+    /// How well the variance separates answers out of the distribution
+    ///
+    /// The AUROC of three variances, each with its 95 % interval: of an item's reward, of its difference to the good answer to
+    /// the same prompt, and of its reward by the head alone. In the distribution are the rejected answers of `--data`, compared
+    /// with the chosen ones. Out of it are the chosen answers shifted in every built-in way (words in another order, gibberish,
+    /// repetition, an answer to another prompt, code, a very long answer), built-in code tasks and texts in other languages, which
+    /// have no good answer to compare with, and the rejected and the chosen answers of every `--shifted` file. The chosen answers
+    /// of `--data` are a control: nothing should tell them from the rejected ones. JSON on standard output.
+    Ood(ood::Ood),
     /// Whether choosing the best of n answers by a proxy reward ends where the gold reward falls, and which penalty on
     /// uncertainty prevents it
     BestOfN(best_of_n::BestOfN),
@@ -25,6 +42,7 @@ impl Evaluate {
     pub fn run(self) -> Result<()> {
         match self {
             Self::Pairs(pairs) => pairs.run(),
+            Self::Ood(ood) => ood.run(),
             Self::BestOfN(best_of_n) => best_of_n.run(),
             Self::Fidelity(fidelity) => fidelity.run(),
         }

@@ -2,7 +2,8 @@
 
 use crate::{
     Error, Result,
-    data::{self, Pair},
+    data::{self, Pair, pairs::Place},
+    item::Input,
     model::checkpoint::Checkpoint,
     text::{Limit, TokenSeq, Truncation},
     train::Example,
@@ -84,13 +85,9 @@ impl PairArgs {
 
     /// Encodes pairs; what is too long is treated as `--too-long` says.
     pub fn encode(&self, pairs: Vec<Pair>, base: &Checkpoint) -> Result<Encoded> {
-        let limit = self.limit(base);
         let mut encoded = Encoded::default();
         for pair in pairs {
-            let side = |name, input| match base.encoder.encode(input, &limit) {
-                Ok(sequence) => Ok(Some(sequence)),
-                Err(e) => self.refused(&pair, name, e),
-            };
+            let side = |name, input| self.sequence(name, input, pair.place.as_ref(), base);
             let sides = (side("chosen", &pair.chosen)?, side("rejected", &pair.rejected)?);
             let (Some(chosen), Some(rejected)) = sides else {
                 encoded.skipped += 1;
@@ -104,6 +101,20 @@ impl PairArgs {
         Ok(encoded)
     }
 
+    /// Encodes one input; `None` where it is to be left out. An error says its `name` and the place it comes from.
+    pub fn sequence(
+        &self,
+        name: &str,
+        input: &Input,
+        place: Option<&Place>,
+        base: &Checkpoint,
+    ) -> Result<Option<TokenSeq>> {
+        match base.encoder.encode(input, &self.limit(base)) {
+            Ok(sequence) => Ok(Some(sequence)),
+            Err(e) => self.refused(name, place, e),
+        }
+    }
+
     fn limit(&self, base: &Checkpoint) -> Limit {
         let max_length = self.max_length.unwrap_or(usize::MAX).min(base.config.max_length);
         Limit {
@@ -113,18 +124,18 @@ impl PairArgs {
     }
 
     /// What an answer that could not be encoded means: none where the pair is left out, else an error with its place.
-    fn refused(&self, pair: &Pair, side: &str, error: Error) -> Result<Option<TokenSeq>> {
+    fn refused(&self, name: &str, place: Option<&Place>, error: Error) -> Result<Option<TokenSeq>> {
         let message = match (error, self.too_long) {
             (Error::TooLong { .. }, TooLong::Skip) => return Ok(None),
             // Nothing of it can be cut: a text without a last message, or a prompt that is too long by itself.
             (Error::Field { field, .. }, TooLong::Truncate) if field == "truncation" => return Ok(None),
             (Error::TooLong { tokens, limit }, _) => {
                 let hint = "hint: `--too-long skip` leaves such pairs out, `truncate` cuts the answer";
-                format!("{side}: has {tokens} tokens, more than the limit of {limit} ({hint})")
+                format!("{name}: has {tokens} tokens, more than the limit of {limit} ({hint})")
             }
-            (e, _) => format!("{side}: {e}"),
+            (e, _) => format!("{name}: {e}"),
         };
-        match &pair.place {
+        match place {
             Some(place) => Err(place.wrong(message)),
             None => Err(Error::Usage(message)),
         }

@@ -8,11 +8,17 @@ use crate::{
     Error, Result,
     engine::{self, Engine, registry::Model},
     http::{self, App},
-    score::Want,
+    score::{Scorer, Want, ensemble::Ensemble},
     telemetry::metrics::Metrics,
 };
 use clap::builder::RangedU64ValueParser;
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::net::TcpListener;
 
 /// Name of the embedded adapter's model, and of a base's own head.
@@ -26,6 +32,9 @@ pub struct Serve {
     /// PEFT LoRA folder, served under its name [default: the folder's]; repeatable, the first is the default model
     #[arg(long, value_name = "[NAME=]PATH", env = "REWARDEN_ADAPTER", value_delimiter = ',')]
     adapter: Vec<NamedAdapter>,
+    /// Several of the adapters as one model, whose variance is the mean of theirs and what their means differ by; repeatable
+    #[arg(long, value_name = "NAME=A,B,..", env = "REWARDEN_ENSEMBLE", value_delimiter = ';')]
+    ensemble: Vec<NamedEnsemble>,
     /// Address to listen on; 0.0.0.0 is every interface
     #[arg(long, default_value = "127.0.0.1", env = "REWARDEN_HOST")]
     host: IpAddr,
@@ -115,7 +124,7 @@ impl Serve {
             adapters.push(NamedAdapter { name: DEFAULT.into(), path: embedded(super::model::ADAPTER)? });
         }
         let base = self.base.open()?;
-        let mut models = Vec::new();
+        let (mut models, mut scorers) = (Vec::new(), BTreeMap::new());
         let folders: Vec<_> = match adapters.is_empty() {
             true => vec![(DEFAULT.to_owned(), None)],
             false => adapters.into_iter().map(|adapter| (adapter.name, Some(adapter.path))).collect(),
@@ -124,10 +133,50 @@ impl Serve {
             let opened = Opened::frozen(base.clone(), folder)?;
             let encoder = Arc::clone(&opened.base.encoder);
             let max_length = self.limits.max_length.unwrap_or(usize::MAX).min(opened.base.config.max_length);
-            let scorer = opened.into_scorer(Want::MeanAndVariance, &self.scoring)?;
-            models.push(Model::new(name, encoder, max_length, scorer));
+            let scorer = Arc::new(opened.into_scorer(Want::MeanAndVariance, &self.scoring)?);
+            models.push(Model::new(name.clone(), encoder, max_length, Arc::clone(&scorer)));
+            scorers.insert(name, scorer);
+        }
+        for ensemble in &self.ensemble {
+            let ensemble = ensemble.of(&scorers, &models)?;
+            models.push(ensemble);
         }
         Ok(models)
+    }
+}
+
+/// `NAME=A,B,..`: the name an ensemble is served under, and the names of its members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct NamedEnsemble {
+    name: String,
+    members: Vec<String>,
+}
+
+impl FromStr for NamedEnsemble {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let hint = "expected NAME=A,B,.. with at least two members, each once";
+        let (name, members) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or(hint)?;
+        let members: Vec<String> = members.split(',').map(str::to_owned).collect();
+        let distinct: BTreeSet<&String> = members.iter().collect();
+        match distinct.len() == members.len() && members.len() > 1 && members.iter().all(|m| !m.is_empty()) {
+            true => Ok(Self { name: name.into(), members }),
+            false => Err(hint.into()),
+        }
+    }
+}
+
+impl NamedEnsemble {
+    fn of(&self, scorers: &BTreeMap<String, Arc<Scorer>>, models: &[Model]) -> Result<Model> {
+        let Self { name, members } = self;
+        let wrong = |message: String| Error::Usage(format!("--ensemble {name}: {message}"));
+        let unknown = |member: &String| wrong(format!("no `--adapter` is named `{member}`"));
+        let member = |member: &String| scorers.get(member).cloned().ok_or_else(|| unknown(member));
+        let ensemble = Ensemble::new(members.iter().map(member).collect::<Result<_>>()?);
+        let like = models.iter().find(|model| members.contains(&model.served.name));
+        let like = like.ok_or_else(|| wrong("no members".into()))?;
+        Ok(Model::of_ensemble(name.clone(), &like.served, ensemble.map_err(|e| wrong(e.to_string()))?))
     }
 }
 
@@ -198,6 +247,16 @@ mod tests {
     fn defaults_are_those_of_the_library() {
         let Line { limits } = Line::try_parse_from(["rewarden"]).unwrap();
         assert_eq!((limits.engine(), limits.http()), (engine::Config::default(), http::Config::default()));
+    }
+
+    #[test]
+    fn an_ensemble_names_its_members() {
+        let parse = |text: &str| text.parse::<NamedEnsemble>();
+        let members = ["a", "b"].map(String::from).to_vec();
+        assert_eq!(parse("both=a,b"), Ok(NamedEnsemble { name: "both".into(), members }));
+        for wrong in ["both", "=a,b", "both=a", "both=a,a", "both=a,", "both="] {
+            assert!(parse(wrong).unwrap_err().starts_with("expected NAME=A,B"), "{wrong}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     Error, Result,
     posterior::{Novelty, Posterior},
-    score::{Score, Scorer},
+    score::{Score, Scorer, ensemble::Ensemble},
     text::Encoder,
 };
 
@@ -38,11 +38,18 @@ pub struct Model {
 
 impl Model {
     /// Describes a scorer by what its posterior has.
-    pub fn new(name: String, encoder: Arc<Encoder>, max_length: usize, scorer: Scorer) -> Self {
+    pub fn new(name: String, encoder: Arc<Encoder>, max_length: usize, scorer: Arc<Scorer>) -> Self {
         let posterior = scorer.posterior.as_ref();
         let (has_posterior, novelty) = (posterior.is_some(), posterior.and_then(Posterior::novelty));
         let served = Served { name, encoder, max_length, has_posterior, novelty };
         Self { served, scorer: Box::new(scorer) }
+    }
+
+    /// Describes an ensemble, whose members share an encoder: it always gives variances, and no novelty, for its variance is not
+    /// any member's.
+    pub fn of_ensemble(name: String, like: &Served, ensemble: Ensemble) -> Self {
+        let served = Served { name, has_posterior: true, novelty: None, ..like.clone() };
+        Self { served, scorer: Box::new(ensemble) }
     }
 }
 

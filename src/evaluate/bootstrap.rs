@@ -40,7 +40,7 @@ pub fn crossed<const K: usize>(
 }
 
 /// The quantile of ascending values, linear between them (definition 7 of Hyndman and Fan, 1996).
-fn quantile(sorted: &[f64], probability: f64) -> f64 {
+pub(super) fn quantile(sorted: &[f64], probability: f64) -> f64 {
     let place = probability * (sorted.len() - 1) as f64;
     let (low, high) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
     low + (high - low) * place.fract()

@@ -56,6 +56,14 @@ pub fn curve(uncertainties: &[f64], right: &[f64]) -> Vec<Point> {
     points
 }
 
+/// About `most` of the points, evenly spaced, the last among them.
+pub fn thin(points: &[Point], most: usize) -> Vec<Point> {
+    let step = points.len().div_ceil(most).max(1);
+    let mut kept: Vec<Point> = points.iter().rev().step_by(step).copied().collect();
+    kept.reverse();
+    kept
+}
+
 fn area(points: &[Point]) -> f64 {
     mean(&points.iter().map(|point| point.risk).collect::<Vec<_>>())
 }
@@ -93,6 +101,15 @@ mod tests {
         let coverages: Vec<f64> = points.iter().map(|point| point.coverage).collect();
         assert_eq!(coverages, [0.25, 0.5, 0.75, 1.0]);
         assert_eq!(points[3].risk, 0.375);
+    }
+
+    #[test]
+    fn a_thin_curve_is_evenly_spaced_and_ends_with_all() {
+        let points = curve(&[0.0; 1001], &[1.0; 1001]);
+        let thin = thin(&points, 200);
+        assert!((150..=200).contains(&thin.len()));
+        assert_eq!((thin[0], thin.last()), (points[4], points.last()));
+        assert_eq!((super::thin(&points, 5000), super::thin(&[], 5)), (points, Vec::new()));
     }
 
     #[test]

@@ -54,7 +54,8 @@ fn together(members: &[Estimate], want: Want) -> Estimate {
     let average = |of: &dyn Fn(&Estimate) -> f64| members.iter().map(of).sum::<f64>() / members.len() as f64;
     let mean = average(&|member| member.mean);
     let variance = || {
-        average(&|member| member.variance.unwrap_or_default()) + average(&|member| (member.mean - mean).powi(2))
+        average(&|member| member.variance.unwrap_or_default())
+            + average(&|member| (member.mean - mean).powi(2))
     };
     Estimate { mean, variance: (want == Want::MeanAndVariance).then(variance) }
 }

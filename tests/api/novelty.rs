@@ -98,7 +98,7 @@ fn fixture(name: &str, quantiles: Option<Vec<(f64, f64)>>) -> Model {
     let adapter = Adapter::load(&case.join("adapter"), &base.config).unwrap();
     let model = RewardModel::new(&base, Some(&adapter), DType::F32, &Device::Cpu).unwrap();
     let scorer = Scorer::new(model, Some(Posterior::load(&file).unwrap()), Sharing::Alone);
-    Model::new(name.into(), Arc::clone(&base.encoder), base.config.max_length, scorer)
+    Model::new(name.into(), Arc::clone(&base.encoder), base.config.max_length, Arc::new(scorer))
 }
 
 #[tokio::test]

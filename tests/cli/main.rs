@@ -3,6 +3,7 @@
 mod bench;
 mod compute;
 mod data;
+mod evaluate;
 mod helpers;
 mod interrupted;
 mod malformed;

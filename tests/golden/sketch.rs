@@ -13,12 +13,16 @@ use rewarden::{
     },
     score::{
         Estimate, Score, Scorer, Sharing, Want,
+        ensemble::Ensemble,
         penalty::{Kind, Penalty},
         with_variances,
     },
     text::TokenSeq,
 };
-use std::{collections::BTreeMap, sync::atomic::AtomicBool};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 const PRIOR: Prior = Prior::PerKind { a: 0.5, b: 3.0, head: 20.0 };
 /// More features than any case has parameters: nothing is projected away.
@@ -149,5 +153,29 @@ fn a_sketch_survives_the_disk() {
         for (got, want) in of(&loaded).iter().zip(of(&posterior)) {
             assert!((got / want - 1.0).abs() < 1e-4, "{got} is not {want}");
         }
+    }
+}
+
+#[test]
+fn an_ensemble_is_its_members_and_what_they_differ_by() {
+    for case in Case::all() {
+        let of = |posterior| Arc::new(Scorer::new(case.model(DType::F32), posterior, Sharing::Shared));
+        let model = case.model(DType::F32);
+        let (a, b) =
+            (of(Some(super::posterior(&case, &model))), of(Some(fit(&case, &model, 64, 2).posterior)));
+        let (_, sequences) = case.inputs();
+        let batch: Vec<&TokenSeq> = sequences.iter().collect();
+        let want = Want::MeanAndVariance;
+        let members = [a.estimates(&batch, want).unwrap(), b.estimates(&batch, want).unwrap()];
+        let together =
+            Ensemble::new(vec![Arc::clone(&a), Arc::clone(&b)]).unwrap().score(&batch, want).unwrap();
+        for (i, got) in together.iter().enumerate() {
+            // One adapter: nothing is disputed.
+            let variance = (members[0][i].variance.unwrap() + members[1][i].variance.unwrap()) / 2.0;
+            assert!((got.variance.unwrap() / variance - 1.0).abs() < 1e-6);
+            assert!((got.mean - members[0][i].mean).abs() < 1e-6);
+        }
+        let message = Ensemble::new(vec![a, of(None)]).unwrap_err().to_string();
+        assert!(message.contains("1 of 2 members of an ensemble have a posterior"), "{message}");
     }
 }

@@ -2,7 +2,8 @@
 
 use super::{
     cache::{Cache, Joint},
-    plots,
+    curves,
+    plots::PlotArgs,
 };
 use crate::{
     Error, Result,
@@ -54,9 +55,8 @@ pub struct BestOfN {
     /// Folder that keeps what was computed of each pool, so that another run goes on with it
     #[arg(long, value_name = "DIR", env = "REWARDEN_CACHE")]
     cache: Option<PathBuf>,
-    /// Folder for plots, as SVG and PNG
-    #[arg(long, value_name = "DIR", env = "REWARDEN_PLOTS")]
-    plots: Option<PathBuf>,
+    #[command(flatten)]
+    plots: PlotArgs,
     /// Seed of the intervals
     #[arg(long, default_value_t = 0, env = "REWARDEN_SEED")]
     seed: u64,
@@ -69,6 +69,7 @@ impl BestOfN {
         if let Some(k) = self.grid.iter().find(|k| !(k.is_finite() && **k >= 0.0)) {
             return Err(Error::Usage(format!("--grid: {k} is not a finite number of at least 0")));
         }
+        self.plots.prepare()?;
         let pools = self.pools()?;
         let folders = adapter_folders(&self.base, &self.adapter)?;
         let mut joints = Vec::new();
@@ -77,9 +78,7 @@ impl BestOfN {
         }
         let gold = self.gold(&pools)?;
         let report = compare(&seen(joints), &gold, &self.grid, self.seed);
-        if let Some(folder) = &self.plots {
-            plots::draw(&report, folder)?;
-        }
+        curves::draw(&report, &self.plots)?;
         super::print(&report)
     }
 

@@ -1,43 +1,147 @@
-//! `rewarden evaluate pairs`: how good a reward model is on preference pairs, as a whole and by source.
+//! `rewarden evaluate pairs`: how good a reward model and its posterior are on preference pairs, as a whole and by source.
 
+use super::{family::embed, plots::PlotArgs};
 use crate::{
     Result,
-    cli::{model::ModelArgs, pairs::PairArgs, progress::Progress},
-    evaluate::PairMeasures,
-    train::{Example, run::differences},
+    cli::{
+        model::ModelArgs,
+        pairs::{Encoded, PairArgs},
+        progress::Progress,
+        scoring::ScoringArgs,
+    },
+    evaluate::{
+        calibration,
+        coverage::{curve, thin},
+        preferences::{Judgement, Preferences},
+    },
+    plot::{Bin, Curve, Line, Lines, Reliability, Scale},
+    score::{Scorer, Want, in_batches},
+    text::TokenSeq,
 };
-use serde_json::json;
-use std::collections::BTreeMap;
+use serde::Serialize;
 
 /// Most tokens in one forward.
 const BATCH_TOKENS: usize = 2048;
 
+/// Most points of a line.
+const POINTS: usize = 200;
+
+/// Flags of `rewarden evaluate pairs`.
 #[derive(Debug, clap::Args)]
 pub struct Pairs {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     pairs: PairArgs,
+    /// Measures the point estimate alone, at less than half the cost
+    #[arg(long, env = "REWARDEN_NO_VARIANCE")]
+    no_variance: bool,
+    #[command(flatten)]
+    plots: PlotArgs,
+    #[command(flatten)]
+    scoring: ScoringArgs,
+}
+
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    judgement: &'a Judgement<'a>,
+    /// Pairs left out, and pairs cut, because they are too long.
+    skipped: usize,
+    truncated: usize,
 }
 
 impl Pairs {
     pub fn run(self) -> Result<()> {
-        let Self { model, pairs } = self;
-        let opened = model.open_frozen()?;
-        let encoded = pairs.encode_some(pairs.read()?, &opened.base)?;
-        let examples: Vec<&Example> = encoded.examples.iter().collect();
-        let mut bar = Progress::new(0, examples.iter().map(|example| example.tokens()).sum());
-        let differences = differences(&opened.model, &examples, BATCH_TOKENS, &mut |tokens| bar.add(tokens))?;
-        bar.finish();
-        let mut sources: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-        for (pair, difference) in encoded.pairs.iter().zip(&differences) {
-            sources.entry(pair.source.as_deref().unwrap_or("unnamed")).or_default().push(*difference);
-        }
-        let by_source: BTreeMap<_, _> = sources.iter().map(|(name, d)| (name, PairMeasures::of(d))).collect();
-        let report = json!({
-            "all": PairMeasures::of(&differences), "by_source": by_source,
-            "skipped": encoded.skipped, "truncated": encoded.truncated,
-        });
-        super::print(&report)
+        let want = if self.no_variance { Want::Mean } else { Want::MeanAndVariance };
+        self.scoring.check(want)?;
+        self.plots.prepare()?;
+        let opened = self.model.open_frozen()?;
+        let encoded = self.pairs.encode_some(self.pairs.read()?, &opened.base)?;
+        let mut scorer = opened.into_scorer(want, &self.scoring)?;
+        let preferences = preferences(&mut scorer, &encoded)?;
+        let judgement = preferences.judge(&sources(&encoded));
+        self.plots.save("reliability", &reliability(&judgement))?;
+        self.plots.save("risk-coverage", &risk_coverage(&preferences))?;
+        super::print(&Report {
+            judgement: &judgement,
+            skipped: encoded.skipped,
+            truncated: encoded.truncated,
+        })
+    }
+}
+
+/// What the model says of every pair, with the variances if it has a posterior.
+fn preferences(scorer: &mut Scorer, encoded: &Encoded) -> Result<Preferences> {
+    let examples = &encoded.examples;
+    let sides: Vec<[TokenSeq; 2]> =
+        examples.iter().map(|example| [example.chosen.clone(), example.rejected.clone()]).collect();
+    let (differences, variances) = match scorer.posterior {
+        Some(_) => differences_with_variances(scorer, &sides)?,
+        None => (differences(scorer, sides.as_flattened())?, None),
+    };
+    let logits = differences.iter().zip(examples).map(|(difference, e)| difference - e.margin).collect();
+    Ok(Preferences { logits, variances })
+}
+
+fn differences(scorer: &mut Scorer, sides: &[TokenSeq]) -> Result<Vec<f64>> {
+    let mut bar = Progress::new(0, sides.iter().map(|side| side.ids.len()).sum());
+    let estimates = in_batches(scorer, sides, Want::Mean, BATCH_TOKENS, |tokens| bar.add(tokens))?;
+    bar.finish();
+    let means: Result<Vec<f64>> = estimates.into_iter().map(|e| Ok(e.finite(Want::Mean)?.mean)).collect();
+    Ok(means?.chunks_exact(2).map(|pair| pair[0] - pair[1]).collect())
+}
+
+fn differences_with_variances(
+    scorer: &Scorer,
+    sides: &[[TokenSeq; 2]],
+) -> Result<(Vec<f64>, Option<Vec<f64>>)> {
+    let seen = embed(scorer, sides)?;
+    let differences = seen.iter().map(|pair| pair[0].mean - pair[1].mean).collect();
+    Ok((differences, seen.iter().map(|pair| pair[1].variances.difference).collect()))
+}
+
+fn sources(encoded: &Encoded) -> Vec<&str> {
+    encoded.pairs.iter().map(|pair| pair.source.as_deref().unwrap_or("unnamed")).collect()
+}
+
+fn reliability(judgement: &Judgement) -> Reliability {
+    let bin = |bin: &calibration::Bin| Bin {
+        confidence: bin.confidence,
+        frequency: bin.frequency,
+        count: bin.count,
+    };
+    let curve = |(name, bins): (&&str, &Vec<calibration::Bin>)| Curve {
+        name: said(name).into(),
+        bins: bins.iter().map(bin).collect(),
+    };
+    Reliability {
+        title: "Probabilities of preferences".into(),
+        curves: judgement.reliability.iter().map(curve).collect(),
+    }
+}
+
+fn risk_coverage(preferences: &Preferences) -> Lines {
+    let right = preferences.right();
+    let line = |(name, uncertainties): (&str, Vec<f64>)| {
+        let points = thin(&curve(&uncertainties, &right), POINTS);
+        Line::new(said(name), points.iter().map(|point| (point.coverage, point.risk)).collect())
+    };
+    Lines {
+        title: "Wrong pairs among the surest".into(),
+        x: "coverage: share of the pairs, the surest first".into(),
+        y: "risk: share of those that are wrong".into(),
+        scale: Scale::Linear,
+        series: preferences.uncertainties().into_iter().map(line).collect(),
+    }
+}
+
+/// A key of the report as it stands in a legend.
+fn said(name: &str) -> &str {
+    match name {
+        "map" => "point estimate",
+        "predictive" => "posterior predictive",
+        "difference_std" => "std of the difference",
+        other => other,
     }
 }

@@ -1,73 +1,25 @@
-//! What `evaluate best-of-n` draws.
+//! Where plots go: `--plots`.
 
-use crate::{
-    Error, Result,
-    evaluate::over_optimisation::{Curve, Family, Judged, Report},
-    plot::{Chart, Line, Lines, Scale},
-};
-use std::path::Path;
+use crate::{Error, Result, plot::Chart};
+use std::path::PathBuf;
 
-const KL: &str = "KL divergence from the policy, nats";
+#[derive(Debug, Clone, clap::Args)]
+pub struct PlotArgs {
+    /// Folder for plots, each as SVG and PNG; made if it is not there [default: none are drawn]
+    #[arg(long, value_name = "DIR", env = "REWARDEN_PLOTS")]
+    plots: Option<PathBuf>,
+}
 
-/// Families that are drawn, those with a band first.
-const DRAWN: [Family; 7] = [
-    Family::Mean,
-    Family::RelativeStd,
-    Family::Std,
-    Family::HeadStd,
-    Family::EnsembleMean,
-    Family::WorstCase,
-    Family::Uwo,
-];
-const WITH_BAND: usize = 2;
-
-/// Draws gold and proxy rewards against KL, and gold rewards at the largest n against the strength of the penalty.
-pub fn draw(report: &Report, folder: &Path) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let table: [(&str, &str, fn(&Judged) -> &Curve); 3] = [
-        ("gold", "Gold reward above a random answer", |judged| &judged.gold),
-        ("proxy", "Proxy reward above a random answer", |judged| &judged.proxy),
-        ("above-mean", "Gold reward above that of the mean's choice", |judged| &judged.above_mean),
-    ];
-    for (stem, y, of) in table {
-        let chart = Lines {
-            title: "Best of n, strengths chosen on other prompts".into(),
-            x: KL.into(),
-            y: y.into(),
-            scale: Scale::Linear,
-            series: series(report, of),
-        };
-        chart.save(&folder.join(stem))?;
+impl PlotArgs {
+    /// Makes the folder: one that cannot be written to is found before the work begins.
+    pub fn prepare(&self) -> Result<()> {
+        self.plots
+            .as_ref()
+            .map_or(Ok(()), |folder| std::fs::create_dir_all(folder).map_err(Error::io(folder)))
     }
-    by_strength(report).save(&folder.join("strength"))
-}
 
-fn series(report: &Report, of: fn(&Judged) -> &Curve) -> Vec<Line> {
-    let judged = DRAWN.into_iter().filter_map(|family| report.judged.iter().find(|j| j.family == family));
-    let line = |(at, judged): (usize, &Judged)| {
-        let (name, curve) = (judged.family.name(), of(judged));
-        let line = Line::new(name, report.kl.iter().copied().zip(curve.value.iter().copied()).collect());
-        match at < WITH_BAND {
-            true => line.with_band(curve.interval.iter().map(|[low, high]| (*low, *high)).collect()),
-            false => line,
-        }
-    };
-    judged.enumerate().map(line).collect()
-}
-
-fn by_strength(report: &Report) -> Lines {
-    let last = report.n.len().saturating_sub(1);
-    let strong = Family::ALL.into_iter().filter(|family| family.has_strength());
-    let series = strong.filter_map(|family| {
-        let runs = report.runs.iter().filter(|run| run.family == family && run.k > 0.0);
-        let points: Vec<(f64, f64)> = runs.map(|run| (run.k, run.gold.value[last])).collect();
-        (!points.is_empty()).then(|| Line::new(family.name(), points))
-    });
-    Lines {
-        title: format!("Best of {}", report.n.last().copied().unwrap_or_default()),
-        x: "Strength k of the penalty".into(),
-        y: "Gold reward above a random answer".into(),
-        scale: Scale::Log,
-        series: series.collect(),
+    /// Draws a chart, where plots are wanted.
+    pub fn save(&self, name: &str, chart: &impl Chart) -> Result<()> {
+        self.plots.as_ref().map_or(Ok(()), |folder| chart.save(&folder.join(name)))
     }
 }

@@ -1,0 +1,168 @@
+//! `rewarden evaluate ood`: how well the variance separates answers out of the distribution from those in it.
+
+use super::{family::embed, plots::PlotArgs};
+use crate::{
+    Error, Result,
+    cli::{
+        model::{ModelArgs, NamedAdapter as NamedFile, Opened},
+        pairs::{Encoded, PairArgs},
+        scoring::ScoringArgs,
+    },
+    data::{Pair, read_pairs},
+    evaluate::ood::{Separation, Variances, stds},
+    plot::{self, Histogram, Scale},
+    score::Want,
+    shift::Shift,
+};
+use clap::builder::RangedU64ValueParser;
+use groups::{Groups, Items};
+use rand::{SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+mod groups;
+
+/// Groups of a plot beside the items in the distribution.
+const GROUPS: usize = 4;
+
+const BINS: usize = 20;
+
+/// Flags of `rewarden evaluate ood`.
+#[derive(Debug, clap::Args)]
+pub struct Ood {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    pairs: PairArgs,
+    /// Pairs out of the distribution, such as adversarial answers beside good ones: the rejected answers are a group, compared
+    /// with the chosen ones, and the chosen answers another; repeatable
+    #[arg(long, value_name = "[NAME=]FILE", env = "REWARDEN_SHIFTED", value_delimiter = ',')]
+    shifted: Vec<NamedFile>,
+    /// Items of each group at most: so many pairs are drawn of `--data`, and of each `--shifted` file
+    #[arg(long, value_name = "ITEMS", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    #[arg(default_value_t = 200, env = "REWARDEN_MAX_ITEMS")]
+    max_items: usize,
+    /// Seed of `--max-items`, and of the shifts
+    #[arg(long, default_value_t = 0, env = "REWARDEN_SEED")]
+    seed: u64,
+    #[command(flatten)]
+    plots: PlotArgs,
+    #[command(flatten)]
+    scoring: ScoringArgs,
+}
+
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    in_distribution: Group<'a>,
+    /// The chosen answers, the shifts, and the files, in the order in which they were given.
+    groups: Vec<Group<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Group<'a> {
+    name: &'a str,
+    items: usize,
+    /// Left out, and cut.
+    too_long: usize,
+    truncated: usize,
+    #[serde(flatten)]
+    separation: Separation,
+}
+
+impl Ood {
+    pub fn run(self) -> Result<()> {
+        self.plots.prepare()?;
+        let opened = self.model.open_frozen()?;
+        self.check(&opened)?;
+        let groups = self.groups(&opened)?;
+        let scorer = opened.into_scorer(Want::MeanAndVariance, &self.scoring)?;
+        let items = groups.items(&embed(&scorer, &groups.families)?);
+        self.plot(&items, "single", "std of the reward", |item| Some(item.single))?;
+        self.plot(&items, "difference", "std of the difference to the good answer", |item| item.difference)?;
+        super::print(&report(&items))
+    }
+
+    fn check(&self, opened: &Opened) -> Result<()> {
+        let want = Want::MeanAndVariance;
+        if self.scoring.able(want) != want {
+            return Err(Error::Usage("--compute: `int8` gives no variances".into()));
+        }
+        match (&opened.folder, opened.posterior_path()) {
+            (_, Some(_)) => Ok(()),
+            (Some(folder), None) => {
+                let message = format!("{} has no posterior (hint: run `fit`)", folder.display());
+                Err(Error::Usage(format!("--adapter: {message}")))
+            }
+            (None, None) => {
+                Err(Error::Usage("--adapter: needed, a posterior is over an adapter's weights".into()))
+            }
+        }
+    }
+
+    fn groups(&self, opened: &Opened) -> Result<Groups> {
+        let drawn = self.drawn(self.pairs.read()?);
+        let Encoded { pairs, examples, skipped, .. } = self.pairs.encode_some(drawn, &opened.base)?;
+        let mut groups = Groups::default();
+        groups.add_pairs("in distribution", "chosen answers", examples, skipped)?;
+        for shift in Shift::ALL {
+            let encode =
+                |input: &_, place: Option<&_>| self.pairs.sequence(shift.name(), input, place, &opened.base);
+            groups.add_shifted(shift, &pairs, self.seed, encode)?;
+        }
+        for NamedFile { name, path } in &self.shifted {
+            let Encoded { examples, skipped, .. } =
+                self.pairs.encode(self.drawn(read_pairs(path)?), &opened.base)?;
+            groups.add_pairs(name, &format!("{name}, chosen"), examples, skipped)?;
+        }
+        Ok(groups)
+    }
+
+    fn drawn(&self, mut pairs: Vec<Pair>) -> Vec<Pair> {
+        pairs.shuffle(&mut ChaCha8Rng::seed_from_u64(self.seed));
+        pairs.truncate(self.max_items);
+        pairs
+    }
+
+    /// Histograms of a standard deviation, of a few groups each, so that they can be told apart.
+    fn plot(
+        &self,
+        items: &[Items],
+        name: &str,
+        x: &str,
+        variance: impl Fn(&Variances) -> Option<f64>,
+    ) -> Result<()> {
+        let positive = |items: &Items| {
+            let mut values = stds(&items.variances, &variance);
+            // Two answers that are the same differ by nothing, which a logarithmic axis has no place for.
+            values.retain(|std| *std > 0.0);
+            (!values.is_empty()).then(|| plot::Group { name: items.name.into(), values })
+        };
+        let inside = positive(&items[0]);
+        let outside: Vec<plot::Group> = items[1..].iter().filter_map(positive).collect();
+        for (at, some) in outside.chunks(GROUPS).enumerate() {
+            let chart = Histogram {
+                title: format!("In and out of the distribution: {x}"),
+                x: x.into(),
+                scale: Scale::Log,
+                bins: BINS,
+                groups: inside.iter().chain(some).cloned().collect(),
+            };
+            self.plots.save(&format!("{name}-{}", at + 1), &chart)?;
+        }
+        Ok(())
+    }
+}
+
+fn report<'a>(items: &[Items<'a>]) -> Report<'a> {
+    let group = |items: &Items<'a>, against: &[Variances]| Group {
+        name: items.name,
+        items: items.variances.len(),
+        too_long: items.too_long,
+        truncated: items.truncated,
+        separation: Separation::of(&items.variances, against),
+    };
+    Report {
+        in_distribution: group(&items[0], &[]),
+        groups: items[1..].iter().map(|outside| group(outside, &items[0].variances)).collect(),
+    }
+}

@@ -1,0 +1,197 @@
+//! `evaluate pairs` and `evaluate ood`: their reports, their plots, and what they refuse.
+
+use super::helpers::{Workspace, assert_says};
+use serde_json::{Value, json};
+use std::fs;
+
+const PAIRS: &str = "evaluate pairs --model base --adapter adapter --data pairs.jsonl";
+const OOD: &str = "evaluate ood --model base --adapter adapter --data pairs.jsonl --max-items 10";
+
+/// Shifts in the order of the report, and whether they keep the prompt.
+const SHIFTS: [(&str, bool); 8] = [
+    ("shuffled words", true),
+    ("gibberish", true),
+    ("repetition", true),
+    ("off topic", true),
+    ("code as answer", true),
+    ("code task", false),
+    ("other languages", false),
+    ("very long", true),
+];
+
+fn report(workspace: &Workspace, command: &str) -> Value {
+    serde_json::from_str(&workspace.succeed(command)).unwrap()
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value}"))
+}
+
+/// Pictures in a folder, by name, each of which is there in both forms.
+fn plots(workspace: &Workspace, folder: &str) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(workspace.path(folder))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort_unstable();
+    let stems: Vec<String> =
+        names.iter().filter_map(|name| name.strip_suffix(".svg")).map(str::to_owned).collect();
+    let both: Vec<String> =
+        stems.iter().flat_map(|stem| [".png", ".svg"].map(|end| format!("{stem}{end}"))).collect();
+    assert_eq!(names, both);
+    stems
+}
+
+/// The fixture's pairs, each with a source and a margin.
+fn marked(workspace: &Workspace, margin: f64) -> String {
+    let text = String::from_utf8(workspace.read("pairs.jsonl")).unwrap();
+    let lines = text.lines().enumerate().map(|(at, line)| {
+        let mut pair: Value = serde_json::from_str(line).unwrap();
+        (pair["source"], pair["margin"]) = (json!(["a", "b"][at % 2]), json!(margin));
+        format!("{pair}\n")
+    });
+    lines.collect()
+}
+
+#[test]
+fn pairs_are_judged_by_the_point_estimate_and_the_posterior() {
+    let workspace = Workspace::new("llama-0");
+    workspace.write("pairs.jsonl", marked(&workspace, 0.0));
+    let report = report(&workspace, &format!("{PAIRS} --plots plots"));
+    let both = ["map", "predictive"];
+    assert_eq!(keys(&report["by_source"]), ["a", "b"]);
+    assert_eq!(keys(&report["predictive"]), ["all", "by_source"]);
+    assert_eq!(keys(&report["reliability"]), both);
+    assert_eq!(keys(&report["risk_coverage"]), ["difference_std", "map", "predictive"]);
+    assert_eq!([&report["skipped"], &report["truncated"]], [&json!(0), &json!(0)]);
+    for judged in [&report["all"], &report["predictive"]["all"], &report["predictive"]["by_source"]["a"]] {
+        for name in ["accuracy", "nll", "brier", "ece"] {
+            number(&judged[name]);
+        }
+        number(&judged["intervals"]["ece"][1]);
+    }
+    assert_eq!(report["all"]["accuracy"], report["predictive"]["all"]["accuracy"]);
+    assert_ne!(report["all"]["nll"], report["predictive"]["all"]["nll"]);
+    for name in ["difference_std", "map", "predictive"] {
+        let ranking = &report["risk_coverage"][name];
+        let [aurc, oracle, excess] = ["aurc", "oracle", "excess"].map(|name| number(&ranking[name]));
+        assert!(excess >= 0.0 && (aurc - oracle - excess).abs() < 1e-12, "{ranking}");
+        assert!((0.0..=1.0).contains(&number(&ranking["auroc"]["area"])), "{ranking}");
+    }
+    assert!(number(&report["difference_std"]["mean"]) > 0.0);
+    assert_eq!(report["difference_std"]["quantiles"].as_array().unwrap().len(), 5);
+    assert_eq!(plots(&workspace, "plots"), ["reliability", "risk-coverage"]);
+}
+
+/// The joint path, one after the other, and means alone are three ways to the same rewards.
+#[test]
+fn means_are_the_same_with_and_without_variances() {
+    let workspace = Workspace::new("llama-0");
+    let [joint, alone, means] = ["", "--deterministic", "--no-variance --plots plots"]
+        .map(|flags| report(&workspace, &format!("{PAIRS} {flags}")));
+    assert_eq!(keys(&means), ["all", "by_source", "reliability", "risk_coverage", "skipped", "truncated"]);
+    for other in [&joint, &alone] {
+        assert_eq!(means["all"]["accuracy"], other["all"]["accuracy"]);
+        assert!((number(&means["all"]["nll"]) - number(&other["all"]["nll"])).abs() < 1e-5);
+    }
+    assert_eq!(plots(&workspace, "plots"), ["reliability", "risk-coverage"]);
+    fs::remove_file(workspace.path("adapter/posterior.safetensors")).unwrap();
+    assert_eq!(report(&workspace, PAIRS), report(&workspace, &format!("{PAIRS} --no-variance")));
+}
+
+#[test]
+fn a_margin_is_taken_off_the_difference() {
+    let workspace = Workspace::new("llama-0");
+    workspace.write("pairs.jsonl", marked(&workspace, 1e3));
+    for judged in [&report(&workspace, PAIRS), &report(&workspace, &format!("{PAIRS} --no-variance"))] {
+        assert_eq!(judged["all"]["accuracy"], json!(0.0));
+        assert!(judged["risk_coverage"]["map"]["auroc"].is_null());
+    }
+}
+
+#[test]
+fn eight_bits_give_the_point_estimate() {
+    let workspace = Workspace::new("llama-0");
+    assert_says(&workspace.fail(&format!("{PAIRS} --compute int8")), &["`--compute int8`", "--no-variance"]);
+    assert!(report(&workspace, &format!("{PAIRS} --compute int8 --no-variance"))["all"].is_object());
+    assert_says(&workspace.fail(&format!("{OOD} --compute int8")), &["--compute: "]);
+}
+
+#[test]
+fn every_shift_is_compared_with_what_is_in_the_distribution() {
+    let workspace = Workspace::new("llama-0");
+    workspace.write("other.jsonl", marked(&workspace, 0.0));
+    let report = report(&workspace, &format!("{OOD} --plots plots --shifted odd=other.jsonl"));
+    let inside = &report["in_distribution"];
+    assert_eq!([&inside["name"], &inside["items"]], [&json!("in distribution"), &json!(10)]);
+    assert!(inside["single"]["auroc"].is_null());
+
+    let groups = report["groups"].as_array().unwrap();
+    let names: Vec<&str> = groups.iter().map(|group| group["name"].as_str().unwrap()).collect();
+    let shifts = SHIFTS.map(|(name, _)| name);
+    assert_eq!(names, [&["chosen answers"][..], &shifts, &["odd", "odd, chosen"]].concat());
+    for group in groups {
+        let (name, items) = (group["name"].as_str().unwrap(), group["items"].as_u64().unwrap());
+        let compared = name == "odd" || SHIFTS.contains(&(name, true));
+        assert_eq!(group["difference"].is_object(), compared && items > 0, "{group}");
+        for by in ["single", "head", "difference"].map(|by| &group[by]).iter().filter(|by| by.is_object()) {
+            let [low, high] = [0, 1].map(|end| number(&by["auroc"]["interval"][end]));
+            assert!((low..=high).contains(&number(&by["auroc"]["area"])), "{group}");
+            assert!(number(&by["std"]["mean"]) > 0.0, "{group}");
+            assert_eq!(by["std"]["quantiles"].as_array().unwrap().len(), 5);
+        }
+        // Of ten answers, or less where one cannot be shifted.
+        assert!(items + group["too_long"].as_u64().unwrap() <= 10, "{group}");
+    }
+    let long = &groups[names.len() - 3];
+    assert_eq!([&long["items"], &long["too_long"], &long["single"]], [&json!(0), &json!(10), &Value::Null]);
+    let plots = plots(&workspace, "plots");
+    assert_eq!(plots, ["difference-1", "difference-2", "single-1", "single-2", "single-3"]);
+}
+
+#[test]
+fn cut_answers_are_counted() {
+    let workspace = Workspace::new("llama-0");
+    let report = report(&workspace, &format!("{OOD} --too-long truncate"));
+    let long = report["groups"].as_array().unwrap().last().unwrap();
+    assert_eq!([&long["items"], &long["truncated"], &long["too_long"]], [&json!(10), &json!(10), &json!(0)]);
+    assert!(long["difference"].is_object());
+}
+
+#[test]
+fn a_seed_says_what_is_drawn() {
+    let workspace = Workspace::new("llama-0");
+    let run = |seed| report(&workspace, &format!("{OOD} --seed {seed}"));
+    assert_eq!(run(3), run(3));
+    assert_ne!(run(3), run(4));
+}
+
+/// A model without a chat template takes strings alone.
+#[test]
+fn shifts_need_no_template() {
+    let workspace = Workspace::new("llama-0");
+    fs::remove_file(workspace.path("base/chat_template.jinja")).unwrap();
+    assert_eq!(report(&workspace, OOD)["groups"][1]["items"], json!(10));
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let workspace = Workspace::new("llama-0");
+    let long = workspace.fail(&format!("{OOD} --too-long error"));
+    assert_says(&long, &["pairs.jsonl:", ": very long: has ", "limit of 512"]);
+    let twice = workspace.fail(&format!("{OOD} --shifted gibberish=pairs.jsonl"));
+    assert_says(&twice, &["--shifted: two groups have the name `gibberish`", "hint:"]);
+    assert_says(&workspace.fail(&format!("{OOD} --shifted none.jsonl")), &["none.jsonl: "]);
+    assert_says(&workspace.fail(&format!("{OOD} --max-length 3")), &["--max-length: none of 10 pairs"]);
+    for command in [PAIRS, OOD] {
+        assert_says(&workspace.fail(&format!("{command} --plots pairs.jsonl")), &["pairs.jsonl: "]);
+    }
+    let zero = workspace.run(&OOD.replace("--max-items 10", "--max-items 0"));
+    assert_says(&String::from_utf8(zero.stderr).unwrap(), &["--max-items"]);
+    fs::remove_file(workspace.path("adapter/posterior.safetensors")).unwrap();
+    assert_says(&workspace.fail(OOD), &["--adapter: adapter has no posterior", "hint: run `fit`"]);
+}
