@@ -351,12 +351,14 @@ fn with_differences(items: &Tensor) -> Result<Tensor> {
     Ok(Tensor::cat(&[items, &differences], 0)?)
 }
 
+/// In f64: what pairs have determined is a small difference of large numbers.
 fn kernel(pairs: &Tensor, rewards: &Tensor) -> Result<Kernel> {
+    let (pairs, rewards) = (&pairs.to_dtype(DType::F64)?, &rewards.to_dtype(DType::F64)?);
     let inner = |a: &Tensor, b: &Tensor| -> Result<Mat<f64>> {
-        let rows: Vec<Vec<f64>> = a.matmul(&b.t()?)?.to_dtype(DType::F64)?.to_vec2()?;
+        let rows: Vec<Vec<f64>> = a.matmul(&b.t()?)?.to_vec2()?;
         Ok(Mat::from_fn(a.dim(0)?, b.dim(0)?, |i, j| rows[i][j]))
     };
-    let own = rewards.sqr()?.sum(1)?.to_dtype(DType::F64)?.to_vec1()?;
+    let own = rewards.sqr()?.sum(1)?.to_vec1()?;
     Ok(Kernel { pairs: inner(pairs, pairs)?, cross: inner(rewards, pairs)?, own })
 }
 

@@ -4,19 +4,22 @@
 //! phi[(i + shift_c) mod m] += sign_e j_e        e = c m + i, the i-th entry of the c-th run of m entries
 //! ```
 //!
+//! Entries are counted over all that is folded into the same features, so that a Jacobian begins at an offset.
+//!
 //! Inner products survive in expectation, with a variance of at most 2 |a|^2 |b|^2 / m (Charikar et al., 2002; Achlioptas, 2003):
 //! entries of one run never meet, those of two runs meet once in m shifts. Runs lie as they are in memory, so that a projection
-//! costs one pass over the Jacobian. An entry alone in its feature keeps its size: with as many features as entries the map is
-//! a signed permutation, and exact.
+//! costs one pass over the Jacobian. With as many features as entries in all there is one run: the map is a signed permutation,
+//! and exact.
 
 use super::cpu::{self, Values};
 use candle_core::{D, Result, Tensor};
 
-/// A map of any number of entries to `features` numbers, drawn by its key.
+/// A map of the entries from `offset` on to `features` numbers, drawn by its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fold {
     pub key: u64,
     pub features: usize,
+    pub offset: usize,
 }
 
 /// splitmix64's increment (Steele et al., 2014), and what tells the shifts' stream from the signs'.
@@ -47,12 +50,12 @@ impl Fold {
 
     fn portable(&self, flat: &Tensor) -> Result<Tensor> {
         let (n, entries) = flat.dims2()?;
-        let sign = |e: u64| if self.signs(e / 64) >> (e % 64) & 1 == 1 { -1f32 } else { 1.0 };
-        let m = self.features;
+        let (m, all) = (self.features, self.offset..self.offset + entries);
+        let subtracted = |e: usize| (self.signs((e / 64) as u64) >> (e % 64)) & 1 == 1;
+        let sign = |e: usize| if subtracted(e) { -1f32 } else { 1.0 };
         let feature = |e: usize| ((e % m + self.shift((e / m) as u64)) % m) as u32;
-        let signs =
-            Tensor::from_iter((0..entries as u64).map(sign), flat.device())?.to_dtype(flat.dtype())?;
-        let features = Tensor::from_iter((0..entries).map(feature), flat.device())?;
+        let signs = Tensor::from_iter(all.clone().map(sign), flat.device())?.to_dtype(flat.dtype())?;
+        let features = Tensor::from_iter(all.map(feature), flat.device())?;
         let zeros = Tensor::zeros((n, m), flat.dtype(), flat.device())?;
         zeros.index_add(&features, &flat.broadcast_mul(&signs)?.contiguous()?, D::Minus1)
     }
@@ -74,8 +77,10 @@ mod tests {
 
     #[test]
     fn the_kernel_does_what_the_portable_function_does() {
-        for (features, entries) in [(1, 5), (7, 7), (16, 5), (16, 100), (64, 1000), (33, 333)] {
-            let fold = Fold { key: 3, features };
+        let table =
+            [(1, 5, 0), (7, 7, 3), (16, 5, 15), (16, 100, 40), (64, 1000, 64), (33, 333, 70), (9, 1, 8)];
+        for (features, entries, offset) in table {
+            let fold = Fold { key: 3, features, offset };
             let j = random(1, &[3, entries]);
             let want = values(&fold.apply(&j).unwrap());
             let got = fold.apply(&j.to_dtype(DType::F32).unwrap()).unwrap();
@@ -87,10 +92,14 @@ mod tests {
 
     #[test]
     fn as_many_features_as_entries_keep_every_inner_product() {
-        let j = random(1, &[4, 3, 5]);
-        let gram = |x: Tensor| values(&x.matmul(&x.t().unwrap()).unwrap());
-        let want = gram(j.flatten_from(1).unwrap());
-        for (got, want) in gram(Fold { key: 1, features: 15 }.apply(&j).unwrap()).iter().zip(want) {
+        let j = random(1, &[4, 15]);
+        let gram = |x: &Tensor| values(&x.matmul(&x.t().unwrap()).unwrap());
+        let part = |offset: usize, entries| {
+            let fold = Fold { key: 1, features: 15, offset };
+            fold.apply(&j.narrow(1, offset, entries).unwrap().contiguous().unwrap()).unwrap()
+        };
+        let got = gram(&(part(0, 4) + part(4, 11)).unwrap());
+        for (got, want) in got.iter().zip(gram(&j)) {
             assert!((got - want).abs() < 1e-12);
         }
     }
@@ -101,7 +110,7 @@ mod tests {
         let (exact, keys, features) = (values(&j.matmul(&j.t().unwrap()).unwrap()), 2000, 24);
         let (mut sum, mut squares) = (0.0, 0.0);
         for key in 0..keys {
-            let phi = values(&Fold { key, features }.apply(&j).unwrap());
+            let phi = values(&Fold { key, features, offset: 0 }.apply(&j).unwrap());
             let (a, b) = phi.split_at(features);
             let error = a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>() - exact[1];
             sum += error;

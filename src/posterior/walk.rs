@@ -110,7 +110,7 @@ impl Walk<'_> {
 
 impl Folded {
     fn add(&mut self, features: &Tensor) -> Result<()> {
-        let folded = Fold { key: self.blocks, features: FEATURES }.apply(features)?;
+        let folded = Fold { key: self.blocks, features: FEATURES, offset: 0 }.apply(features)?;
         self.blocks += 1;
         self.sum = Some(match self.sum.take() {
             Some(sum) => (sum + folded)?,

@@ -68,21 +68,32 @@ fn an_interrupted_training_goes_on_with_the_same_losses() {
 #[test]
 fn an_interrupted_fit_goes_on_to_the_same_posterior() {
     let workspace = workspace();
-    let whole = workspace.succeed(&format!("{FIT} --output whole"));
+    for (curvature, another, runs) in [
+        ("sketch", "--features 64", &[("pass1", "-KILL"), ("pass1", "-INT")][..]),
+        ("ekfac", "--rank 2", &[("pass1", "-KILL"), ("pass1", "-INT"), ("pass2", "-INT")]),
+    ] {
+        let fit = format!("{FIT} --curvature {curvature}");
+        goes_on(&workspace, &fit, another, runs);
+    }
+}
+
+fn goes_on(workspace: &Workspace, fit: &str, another: &str, runs: &[(&str, &str)]) {
+    let whole = workspace.succeed(&format!("{fit} --output whole"));
     assert!(!workspace.path("whole.pass1").exists());
-    for (pass, signal) in [("pass1", "-KILL"), ("pass1", "-INT"), ("pass2", "-INT")] {
+    for (pass, signal) in runs {
         let name = format!("{pass}{signal}");
         let output =
-            interrupted(&workspace, &format!("{FIT} --output {name}"), &format!("{name}.{pass}"), signal);
-        if signal == "-INT" {
+            interrupted(workspace, &format!("{fit} --output {name}"), &format!("{name}.{pass}"), signal);
+        if *signal == "-INT" {
             assert_stopped(&output, "stopped before the end");
         }
         assert!(!workspace.path(&name).exists(), "ended before it was interrupted");
-        assert_says(&workspace.fail(&format!("{FIT} --output {name}")), &["unfinished fit", "--resume"]);
-        let message = workspace.fail(&format!("{FIT} --output {name} --resume --rank 2"));
+        assert_says(&workspace.fail(&format!("{fit} --output {name}")), &["unfinished fit", "--resume"]);
+        let message = workspace.fail(&format!("{fit} --output {name} --resume {another}"));
         assert_says(&message, &["belongs to another fit"]);
-        assert_eq!(workspace.succeed(&format!("{FIT} --output {name} --resume")), whole, "{name}");
+        assert_eq!(workspace.succeed(&format!("{fit} --output {name} --resume")), whole, "{name}");
         assert!(workspace.read(&name) == workspace.read("whole"), "{name}");
+        std::fs::remove_file(workspace.path(&name)).unwrap();
     }
 }
 
@@ -131,8 +142,24 @@ fn a_damaged_training_checkpoint_is_refused() {
 #[test]
 fn a_damaged_fit_checkpoint_is_refused() {
     let workspace = workspace();
-    interrupted(&workspace, &format!("{FIT} --output x"), "x.pass2", "-INT");
+    interrupted(&workspace, &format!("{FIT} --output x"), "x.pass1", "-INT");
     let resume = format!("{FIT} --output x --resume");
+    let whole = workspace.read("x.pass1");
+    for part in ["features", "differences", "weights"] {
+        change(&workspace, "x.pass1", |tensors| {
+            let tensor = tensors.get_mut(part).unwrap();
+            tensor.1[0] -= 1;
+            let row = tensor.2.len() / (tensor.1[0] + 1);
+            tensor.2.truncate(row * tensor.1[0]);
+        });
+        assert_says(&workspace.fail(&resume), &["x.pass1", "are not those of", "pairs"]);
+        workspace.write("x.pass1", &whole);
+    }
+    workspace.succeed(&resume);
+
+    let fit = format!("{FIT} --curvature ekfac");
+    interrupted(&workspace, &format!("{fit} --output x"), "x.pass2", "-INT");
+    let resume = format!("{fit} --output x --resume");
     for (file, part) in [("x.pass1", "input:"), ("x.pass1", "head"), ("x.pass2", "sum:")] {
         let whole = workspace.read(file);
         for keep in [0, 4, 100, whole.len() - 1] {

@@ -16,13 +16,16 @@ pub fn fold(fold: &Fold, jacobians: &[f32], entries: usize) -> Vec<f32> {
         vectorized(
             #[inline(always)]
             || {
-                let runs = j.chunks(features).zip(signs.chunks(features));
-                for (c, (run, signs)) in runs.enumerate() {
+                let mut done = 0;
+                while done < entries {
+                    let (c, i) = ((fold.offset + done) / features, (fold.offset + done) % features);
+                    let end = entries.min(done + features - i);
+                    let start = (i + fold.shift(c as u64)) % features;
                     // The run goes round the end of the features.
-                    let (start, to_end) = (fold.shift(c as u64), features - fold.shift(c as u64));
-                    let split = to_end.min(run.len());
-                    add_signed(&mut sums[start..], &run[..split], &signs[..split]);
-                    add_signed(sums, &run[split..], &signs[split..]);
+                    let split = end.min(done + features - start);
+                    add_signed(&mut sums[start..], &j[done..split], &signs[done..split]);
+                    add_signed(sums, &j[split..end], &signs[split..end]);
+                    done = end;
                 }
             },
         );
@@ -43,11 +46,15 @@ fn signs(fold: &Fold, entries: usize) -> Vec<u32> {
     vectorized(
         #[inline(always)]
         || {
-            for (k, run) in signs.chunks_mut(WORD).enumerate() {
-                let word = fold.signs(k as u64);
-                for (bit, sign) in run.iter_mut().enumerate() {
+            let mut done = 0;
+            while done < entries {
+                let (k, bit) = ((fold.offset + done) / WORD, (fold.offset + done) % WORD);
+                let end = entries.min(done + WORD - bit);
+                let word = fold.signs(k as u64) >> bit;
+                for (bit, sign) in signs[done..end].iter_mut().enumerate() {
                     *sign = ((word >> bit & 1) as u32) << 31;
                 }
+                done = end;
             }
         },
     );

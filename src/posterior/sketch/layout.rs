@@ -85,19 +85,23 @@ impl Layout {
         each.flat_map(|(slot, number)| std::iter::repeat_n(*number, slot.features)).collect()
     }
 
-    /// Every block's slot and projection.
+    /// Every block's slot and projection: the entries of a slot's blocks follow each other, by name.
     pub(super) fn folds(&self) -> HashMap<String, (usize, Fold)> {
-        let of_slot = |(index, slot): (usize, &Slot)| {
-            let features = slot.features;
-            let fold = move |name: &String| Fold { key: self.key(name), features };
-            slot.blocks.keys().map(move |name| (name.clone(), (index, fold(name)))).collect::<Vec<_>>()
-        };
-        self.slots.iter().enumerate().flat_map(of_slot).collect()
+        let mut folds = HashMap::new();
+        for (index, slot) in self.slots.iter().enumerate() {
+            let (key, mut offset) = (self.key(index), 0);
+            for (name, (d_out, d_in)) in &slot.blocks {
+                folds.insert(name.clone(), (index, Fold { key, features: slot.features, offset }));
+                offset += d_out * d_in;
+            }
+        }
+        folds
     }
 
-    /// The key of a block: the first eight bytes of SHA-256 over the seed, little-endian, and the name.
-    fn key(&self, name: &str) -> u64 {
-        let digest = Sha256::new().chain_update(self.seed.to_le_bytes()).chain_update(name).finalize();
+    /// The key of a slot: the first eight bytes of SHA-256 over the seed and the slot's index, each as eight bytes, little-endian.
+    fn key(&self, slot: usize) -> u64 {
+        let bytes = [self.seed, slot as u64].map(u64::to_le_bytes);
+        let digest = Sha256::digest(bytes.as_flattened());
         digest.iter().take(8).rev().fold(0, |key, byte| key << 8 | u64::from(*byte))
     }
 
@@ -173,10 +177,11 @@ mod tests {
     }
 
     #[test]
-    fn keys_depend_on_the_seed_and_the_name() {
+    fn keys_depend_on_the_seed_and_the_slot() {
         let (a, b) = (Layout::default(), Layout { seed: 1, slots: Vec::new() });
-        // First eight bytes of sha256 over eight zero bytes and "x".
-        assert_ne!(a.key("x"), b.key("x"));
-        assert_ne!(a.key("x"), a.key("y"));
+        // The beginning of SHA-256 over sixteen zero bytes, 374708fff7719dd5.
+        assert_eq!(a.key(0), u64::from_le_bytes([0x37, 0x47, 0x08, 0xff, 0xf7, 0x71, 0x9d, 0xd5]));
+        assert_ne!(a.key(0), b.key(0));
+        assert_ne!(a.key(0), a.key(1));
     }
 }
