@@ -149,6 +149,9 @@ pub struct Report {
 /// Values of one rule: by proxy, then prompt, then n.
 type Values = Vec<Vec<Vec<f64>>>;
 
+/// k, and the gold and the proxy of what it chose.
+type Tried = (f64, Values, Values);
+
 /// Compares rules on pools of equal size: `seen` by proxy and prompt, `gold` by prompt, strengths `grid`.
 ///
 /// # Panics
@@ -159,7 +162,7 @@ pub fn compare(seen: &[Vec<Seen>], gold: &[Vec<f64>], grid: &[f64], seed: u64) -
     let n = sizes(answers);
     let study = Study { seen, gold, weights: Weights::new(answers, &n), n: n.len(), seed };
     let mut runs = Vec::new();
-    let mut values: BTreeMap<Family, Vec<(f64, Values, Values)>> = BTreeMap::new();
+    let mut values: BTreeMap<Family, Vec<Tried>> = BTreeMap::new();
     for family in Family::ALL {
         let strengths: &[f64] = if family.has_strength() { grid } else { &[0.0] };
         for k in strengths {
@@ -235,7 +238,7 @@ impl Study<'_> {
     }
 
     /// Every second prompt is judged with the k that is best on the others.
-    fn judge(&self, family: Family, tried: &[(f64, Values, Values)], base: Option<&Values>) -> Judged {
+    fn judge(&self, family: Family, tried: &[Tried], base: Option<&Values>) -> Judged {
         let last = self.n.saturating_sub(1);
         let best = |half: usize| {
             let at_the_end = |values: &Values| {
@@ -245,7 +248,7 @@ impl Study<'_> {
             scored.fold((0, f64::NEG_INFINITY), |best, this| if this.1 > best.1 { this } else { best }).0
         };
         let chosen = [best(1), best(0)];
-        let take = |of: fn(&(f64, Values, Values)) -> &Values| -> Values {
+        let take = |of: fn(&Tried) -> &Values| -> Values {
             let proxies = tried.first().map_or(0, |tried| of(tried).len());
             let prompt = |p: usize, i: usize| of(&tried[chosen[i % 2]])[p][i].clone();
             (0..proxies).map(|p| (0..self.gold.len()).map(|i| prompt(p, i)).collect()).collect()

@@ -105,7 +105,8 @@ fn the_prior_is_centred_on_the_first_weights_whatever_seed_went_on_from_them() {
     let second = summary(&workspace.succeed(&format!("{train} --output second --adapter first --seed 9")));
     assert_eq!((&second["initial_seed"], &second["seed"]), (&json!(3), &json!(9)));
 
-    let fit = || summary(&workspace.succeed("fit --model base --adapter second --data pairs.jsonl"));
+    let fit =
+        || summary(&workspace.succeed("fit --model base --adapter second --data pairs.jsonl --features 64"));
     let precision = |report: &Value| report["prior_precision"]["A"].as_f64().unwrap();
     let known = fit();
     assert_eq!(known["initial_seed"], json!(3));

@@ -21,9 +21,12 @@ const DRAWN: [Family; 7] = [
 ];
 const WITH_BAND: usize = 2;
 
+/// Which of a family's curves is drawn.
+type Of = fn(&Judged) -> &Curve;
+
 /// Draws gold and proxy rewards against KL, and gold rewards at the largest n against the strength of the penalty.
 pub fn draw(report: &Report, plots: &PlotArgs) -> Result<()> {
-    let table: [(&str, &str, fn(&Judged) -> &Curve); 3] = [
+    let table: [(&str, &str, Of); 3] = [
         ("gold", "Gold reward above a random answer", |judged| &judged.gold),
         ("proxy", "Proxy reward above a random answer", |judged| &judged.proxy),
         ("above-mean", "Gold reward above that of the mean's choice", |judged| &judged.above_mean),
@@ -41,7 +44,7 @@ pub fn draw(report: &Report, plots: &PlotArgs) -> Result<()> {
     plots.save("strength", &by_strength(report))
 }
 
-fn series(report: &Report, of: fn(&Judged) -> &Curve) -> Vec<Line> {
+fn series(report: &Report, of: Of) -> Vec<Line> {
     let judged = DRAWN.into_iter().filter_map(|family| report.judged.iter().find(|j| j.family == family));
     let line = |(at, judged): (usize, &Judged)| {
         let (name, curve) = (judged.family.name(), of(judged));
