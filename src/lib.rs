@@ -27,6 +27,7 @@
 //! | [`mod@bench`] | speed, memory and limits of a model on a machine |
 //! | [`cli`] | a subcommand per file |
 //! | [`telemetry`] | logs and metrics |
+//! | [`digest`] | digests as text |
 //! | [`allocator`] | settings of the program's allocator |
 //!
 //! Formulas and their sources are in `docs/maths.md`, files and commands in `docs/formats.md`.
@@ -35,6 +36,7 @@ pub mod allocator;
 pub mod bench;
 pub mod cli;
 pub mod data;
+pub mod digest;
 pub mod engine;
 pub mod error;
 pub mod evaluate;

@@ -3,20 +3,12 @@
 use super::timer::Timer;
 use crate::{
     Error, Result,
-    data::lines::{Lines, at_line},
-    item::{Item, Prompt},
+    data::{lines::at_line, pools::read_pools},
     score::{Estimate, Score, Scorer, Want, penalty::Penalty},
     text::{Encoder, Limit, TokenSeq, Truncation},
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::path::Path;
-
-/// One pool as it stands in the file; what else its line says is not read.
-#[derive(Debug, Deserialize)]
-struct Line {
-    prompt: Prompt,
-    responses: Vec<String>,
-}
 
 /// One pool, each time in seconds.
 #[derive(Debug, Clone, Serialize)]
@@ -52,24 +44,13 @@ pub fn measure(
 ) -> Result<Vec<Pool>> {
     let limit = Limit { max_length: scorer.model.config().max_length, truncation: Some(Truncation::Left) };
     let mut pools = Vec::new();
-    for line in Lines::<Line>::open(path)? {
-        let (number, line) = line?;
+    for (number, read) in read_pools(path)? {
         tracing::info!("measuring the pool of line {number}");
-        let sequences = sequences(line, answers, encoder, &limit).map_err(|e| at_line(path, number, e))?;
+        let sequences = read.encode(answers, encoder, &limit).map_err(|e| at_line(path, number, e))?;
         let members: Vec<&TokenSeq> = sequences.iter().collect();
         pools.push(pool(scorer, alone, &members).map_err(|e| at_line(path, number, e))?);
     }
     Ok(pools)
-}
-
-fn sequences(line: Line, answers: usize, encoder: &Encoder, limit: &Limit) -> Result<Vec<TokenSeq>> {
-    let Line { prompt, responses } = line;
-    let encode = |response: String| {
-        let item =
-            Item::<String> { prompt: Some(prompt.clone()), response: Some(response), ..Item::default() };
-        encoder.encode(&item.parse()?, limit)
-    };
-    responses.into_iter().take(answers).map(encode).collect()
 }
 
 fn pool(scorer: &mut Scorer, alone: &mut Scorer, members: &[&TokenSeq]) -> Result<Pool> {

@@ -214,7 +214,7 @@ pub(super) fn fingerprint(options: &str, examples: &[Example]) -> String {
     for example in examples {
         hash.update(format!("{example:?}"));
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::digest::hex(hash.finalize())
 }
 
 /// What two pairs on the same prompt have in common.

@@ -146,7 +146,7 @@ impl Adapter {
             let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
             values.iter().for_each(|x| hash.update(x.to_le_bytes()));
         }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(crate::digest::hex(hash.finalize()))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
         scoring::ScoringArgs,
     },
     data::pools::{Pool, read_pools},
+    digest::hex,
     evaluate::{
         over_optimisation::{Seen, compare},
         select,
@@ -140,7 +141,7 @@ impl BestOfN {
         if let Some(path) = opened.posterior_path() {
             digest.update(std::fs::read(&path).map_err(Error::io(&path))?);
         }
-        Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex(digest.finalize()))
     }
 
     /// Gold rewards of every pool: the file's, or the gold adapter's.

@@ -1,7 +1,7 @@
 //! What a posterior says of a pool, kept on disk: an evaluation that was interrupted goes on, and another one of the same pools
 //! reads it.
 
-use crate::{Result, model::checkpoint::tensors, score::Embedding, text::TokenSeq};
+use crate::{Error, Result, digest::hex, model::checkpoint::tensors, score::Embedding, text::TokenSeq};
 use candle_core::{DType, Device, Tensor};
 use sha2::{Digest, Sha256};
 use std::{
@@ -56,7 +56,7 @@ impl Cache {
             digest.update((sequence.pooled as u64).to_le_bytes());
             sequence.ids.iter().for_each(|id| digest.update(id.to_le_bytes()));
         }
-        let name: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = hex(digest.finalize());
         Some(self.folder.as_ref()?.join(format!("{name}.safetensors")))
     }
 
@@ -70,19 +70,16 @@ impl Cache {
         let path = self.path(model, sequences);
         if let Some(path) = path.as_ref().filter(|path| path.exists()) {
             let (mut tensors, _) = tensors::read(path)?;
-            let mut take = |name: &str| -> Result<Vec<f64>> {
-                let missing = || crate::Error::file(path, format!("{name} is missing"));
-                Ok(tensors
-                    .remove(name)
-                    .ok_or_else(missing)?
-                    .to_dtype(DType::F64)?
-                    .flatten_all()?
-                    .to_vec1()?)
+            let mut take = |name: &str, count: usize| -> Result<Vec<f64>> {
+                let tensor = tensors.remove(name).filter(|tensor| tensor.elem_count() == count);
+                let wrong = || Error::file(path, format!("{name}: not there, or not {count} numbers"));
+                Ok(tensor.ok_or_else(wrong)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
             };
+            let count = sequences.len();
             return Ok(Joint {
-                means: take(MEANS)?,
-                head_variances: take(HEADS)?,
-                covariance: take(COVARIANCE)?,
+                means: take(MEANS, count)?,
+                head_variances: take(HEADS, count)?,
+                covariance: take(COVARIANCE, count * count)?,
             });
         }
         let joint = compute()?;
@@ -93,7 +90,7 @@ impl Cache {
                 (HEADS.to_owned(), tensor(&joint.head_variances)?),
                 (COVARIANCE.to_owned(), tensor(&joint.covariance)?.to_dtype(DType::F32)?),
             ]);
-            path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(crate::Error::io(&path))?;
+            path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(Error::io(&path))?;
             tensors::write(&path, &all, HashMap::new())?;
         }
         Ok(joint)
