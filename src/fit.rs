@@ -16,7 +16,7 @@ use crate::{
         BlockKind, Form, Posterior, Prior, Sketch,
         evidence::{Evidence, Term, evidence},
         fit::{Curvature, CurvatureKind, Rank, kfac},
-        sketch::{self, Groups, Layout},
+        sketch::{self, Groups, Layout, Slot},
     },
     train::{
         Example, by_tokens,
@@ -33,7 +33,7 @@ use std::{
 pub mod checkpoint;
 mod first;
 mod second;
-mod sketched;
+pub mod sketched;
 
 use checkpoint::Store;
 use first::First;
@@ -167,16 +167,12 @@ impl Fit<'_> {
         let Size { features, groups, seed } = self.options.size;
         let layout = Layout::new(&self.model.shapes(), features, groups, seed);
         let Some(sketched) = self.sketch_pass(&layout, batches, progress)? else { return Ok(None) };
-        let Sums { curvature, log_likelihood } = sketched.sums(&layout, self.options.label_noise)?;
-        let mut distances = BTreeMap::new();
-        for (name, parameter) in self.model.blocks() {
-            if let Some(kind) = BlockKind::of(&name) {
-                *distances.entry(kind).or_insert(0.0) += squared_distance(&parameter, self.mean.get(&name))?;
-            }
-        }
-        let distance = |kind| distances.get(&kind).copied().unwrap_or_default();
-        let groups = Groups::by_kind(&layout, distance, |kind| self.options.prior.given(kind));
-        let found = sketch::evidence(&layout, &curvature, log_likelihood, &groups)?;
+        let Sums { weighted, curvature, log_likelihood } =
+            sketched.sums(&layout, self.options.label_noise)?;
+        let distances = squared_distances(self.model, &layout, self.mean)?;
+        let groups = Groups::by_kind(&layout, &distances, |kind| self.options.prior.given(kind));
+        let h = sketch::Curvature::smaller(&curvature, &weighted, &layout, &groups)?;
+        let found = sketch::evidence(&layout, &h, log_likelihood, &groups)?;
         let evidence = by_kind(&layout, &groups, &found);
         let traces = layout.slots.iter().zip(layout.ranges()).enumerate().map(|(at, (slot, range))| {
             (format!("{} {at}", slot.kind), range.map(|i| curvature.at(i, i)).sum())
@@ -292,13 +288,29 @@ fn by_kind(layout: &Layout, groups: &Groups, found: &sketch::Evidence) -> Eviden
     let (mut prior_precision, mut effective_parameters) = (BTreeMap::new(), BTreeMap::new());
     let mut at_bound = Vec::new();
     for (at, slot) in layout.slots.iter().enumerate() {
+        let group = groups.of_slot[at];
         prior_precision.insert(slot.kind, found.prior_precision[at]);
-        *effective_parameters.entry(slot.kind).or_insert(0.0) += found.effective_parameters[at];
-        if found.at_bound.contains(&groups.of_slot[at]) && !at_bound.contains(&slot.kind) {
+        effective_parameters.insert(slot.kind, found.effective_parameters[group]);
+        if found.at_bound.contains(&group) && !at_bound.contains(&slot.kind) {
             at_bound.push(slot.kind);
         }
     }
     Evidence { prior_precision, effective_parameters, log_evidence: found.log_evidence, at_bound }
+}
+
+/// |theta - mu|^2 of each slot of a sketch.
+pub(crate) fn squared_distances(
+    model: &RewardModel,
+    layout: &Layout,
+    mean: &BTreeMap<String, Tensor>,
+) -> Result<Vec<f64>> {
+    let blocks = model.blocks();
+    let of_slot = |slot: &Slot| {
+        let of_block = |name| Some((name, blocks.get(name)?));
+        let some = slot.blocks.keys().filter_map(of_block);
+        some.map(|(name, parameter)| squared_distance(parameter, mean.get(name))).sum()
+    };
+    layout.slots.iter().map(of_slot).collect()
 }
 
 /// |theta - mu|^2, mu zero where there is none.

@@ -22,6 +22,7 @@
 //! | [`fit`] | the two passes that fit a posterior, with checkpoints |
 //! | [`evaluate`] | measures of rewards, of their uncertainty, and of what is chosen by them |
 //! | [`fidelity`] | each kind of posterior against the exact one |
+//! | [`choices`] | each choice of prior, likelihood and temperature against held-out pairs |
 //! | [`shift`] | items out of the distribution, made of given ones |
 //! | [`plot`] | charts for reports, as SVG and PNG |
 //! | [`mod@bench`] | speed, memory and limits of a model on a machine |
@@ -34,6 +35,7 @@
 
 pub mod allocator;
 pub mod bench;
+pub mod choices;
 pub mod cli;
 pub mod data;
 pub mod digest;

@@ -119,6 +119,15 @@ pub trait Score: Send {
     fn warm_up(&mut self, sequence: &TokenSeq) -> Result<()>;
 }
 
+/// Whatever can say how the rewards of a batch vary together.
+pub trait Embed {
+    /// One embedding per sequence in the order of the batch.
+    fn embed(&self, batch: &[&TokenSeq]) -> Result<Vec<Embedding>>;
+
+    /// Whether there are variances; without, the embeddings are means alone.
+    fn has_variances(&self) -> bool;
+}
+
 /// Tokens of one pass at most: more are no faster, and leave the caches.
 const PASS: usize = 512;
 
@@ -185,15 +194,6 @@ impl Scorer {
         let want = self.able(Want::MeanAndVariance);
         let estimates = self.estimates(&[sequence], want)?;
         estimates.into_iter().try_for_each(|estimate| estimate.finite(want).map(drop))
-    }
-
-    /// Embeds a batch: rewards whose covariances are wanted. Needs a posterior.
-    pub fn embed(&self, batch: &[&TokenSeq]) -> Result<Vec<Embedding>> {
-        let Some(posterior) = &self.posterior else {
-            return Err(Error::Usage("no posterior, and so no covariances (hint: run `fit`)".into()));
-        };
-        let want = Want::MeanAndVariance;
-        self.in_order(batch, want, |sequences, bytes| self.embed_pass(posterior, sequences, bytes))
     }
 
     fn embed_pass(
@@ -295,6 +295,21 @@ impl Score for Scorer {
 
     fn warm_up(&mut self, sequence: &TokenSeq) -> Result<()> {
         self.run_once(sequence)
+    }
+}
+
+impl Embed for Scorer {
+    fn embed(&self, batch: &[&TokenSeq]) -> Result<Vec<Embedding>> {
+        let Some(posterior) = &self.posterior else {
+            let alone = |e: Estimate| Embedding { mean: e.mean, head_variance: 0.0, vector: Vec::new() };
+            return Ok(self.estimates(batch, Want::Mean)?.into_iter().map(alone).collect());
+        };
+        let want = Want::MeanAndVariance;
+        self.in_order(batch, want, |sequences, bytes| self.embed_pass(posterior, sequences, bytes))
+    }
+
+    fn has_variances(&self) -> bool {
+        self.posterior.is_some()
     }
 }
 

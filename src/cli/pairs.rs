@@ -8,6 +8,8 @@ use crate::{
     text::{Limit, TokenSeq, Truncation},
     train::Example,
 };
+use rand::{SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
 use std::path::PathBuf;
 
 #[derive(Debug, Clone, clap::Args)]
@@ -75,6 +77,14 @@ impl PairArgs {
             true => Err(self.nothing_left(&encoded, base)),
             false => Ok(encoded),
         }
+    }
+
+    /// Encodes pairs, and draws at most `count` of what is left.
+    pub fn drawn(&self, pairs: Vec<Pair>, base: &Checkpoint, count: u16, seed: u64) -> Result<Vec<Example>> {
+        let mut examples = self.encode_some(pairs, base)?.examples;
+        examples.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+        examples.truncate(count.into());
+        Ok(examples)
     }
 
     /// The error where all pairs were left out.

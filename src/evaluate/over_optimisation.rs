@@ -26,6 +26,8 @@ pub struct Seen {
     pub pool: Pool,
     /// The same with the variances of the head alone.
     pub head: Pool,
+    /// All proxies and their posteriors as one model ([`Pool::of_members`]), where there are several.
+    pub total: Option<Pool>,
     /// The proxy's means.
     pub means: Vec<f64>,
 }
@@ -44,10 +46,12 @@ pub enum Family {
     WorstCase,
     Uwo,
     Entropic,
+    TotalStd,
+    RelativeTotalStd,
 }
 
 impl Family {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Mean,
         Self::Std,
         Self::Variance,
@@ -58,6 +62,8 @@ impl Family {
         Self::WorstCase,
         Self::Uwo,
         Self::Entropic,
+        Self::TotalStd,
+        Self::RelativeTotalStd,
     ];
 
     pub fn name(self) -> &'static str {
@@ -72,6 +78,8 @@ impl Family {
             Self::WorstCase => "ensemble worst case",
             Self::Uwo => "ensemble UWO",
             Self::Entropic => "ensemble entropic",
+            Self::TotalStd => "ensemble total std",
+            Self::RelativeTotalStd => "ensemble relative total std",
         }
     }
 
@@ -82,20 +90,30 @@ impl Family {
 
     /// Whether it reads the means of several proxies, and so is the same for each.
     pub fn of_ensemble(self) -> bool {
-        matches!(self, Self::EnsembleMean | Self::WorstCase | Self::Uwo | Self::Entropic)
+        use Family::{EnsembleMean, Entropic, RelativeTotalStd, TotalStd, Uwo, WorstCase};
+        matches!(self, EnsembleMean | WorstCase | Uwo | Entropic | TotalStd | RelativeTotalStd)
     }
 
     fn rule(self, k: f64) -> Rule {
         match self {
             Self::Mean => Rule::Mean,
-            Self::Std | Self::HeadStd => Rule::Std(k),
+            Self::Std | Self::HeadStd | Self::TotalStd => Rule::Std(k),
             Self::Variance => Rule::Variance(k),
-            Self::RelativeStd => Rule::RelativeStd(k),
+            Self::RelativeStd | Self::RelativeTotalStd => Rule::RelativeStd(k),
             Self::RelativeVariance => Rule::RelativeVariance(k),
             Self::EnsembleMean => Rule::EnsembleMean,
             Self::WorstCase => Rule::WorstCase,
             Self::Uwo => Rule::Uwo(k),
             Self::Entropic => Rule::Entropic(k),
+        }
+    }
+
+    /// The numbers that it reads.
+    fn pool(self, seen: &Seen) -> Option<&Pool> {
+        match self {
+            Self::HeadStd => Some(&seen.head),
+            Self::TotalStd | Self::RelativeTotalStd => seen.total.as_ref(),
+            _ => Some(&seen.pool),
         }
     }
 }
@@ -202,8 +220,7 @@ impl Study<'_> {
         for seen in proxies {
             let (mut gold_of, mut mean_of) = (Vec::new(), Vec::new());
             for (seen, gold) in seen.iter().zip(self.gold) {
-                let pool = if family == Family::HeadStd { &seen.head } else { &seen.pool };
-                let scores = family.rule(k).scores(pool)?;
+                let scores = family.rule(k).scores(family.pool(seen)?)?;
                 let above = |values: &[f64]| {
                     let level = mean(values);
                     let estimates = self.weights.estimates(&scores, values);
@@ -321,7 +338,7 @@ mod tests {
             let mut covariance = vec![0.0; answers * answers];
             std.iter().enumerate().for_each(|(i, s)| covariance[i * answers + i] = s * s);
             let pool = Pool::new(means.clone()).with_covariance(&covariance).with_ensemble(&[&means]);
-            Seen { head: pool.clone(), pool, means }
+            Seen { head: pool.clone(), total: None, pool, means }
         };
         let seen = (0..2).map(|_| gold.iter().map(&mut see).collect()).collect();
         (seen, gold)

@@ -79,6 +79,27 @@ impl Pool {
         Self { ensemble, ..self }
     }
 
+    /// Members, each with M means and M x M covariances, as one model: the law of total covariance, the mean of the covariances
+    /// within members and the covariance of the means between them; each member's mean over the pool taken off.
+    ///
+    /// # Panics
+    ///
+    /// Unless every member has M means and M^2 covariances, or if there is none.
+    pub fn of_members(members: &[(&[f64], &[f64])]) -> Self {
+        let (means, within): (Vec<&[f64]>, Vec<&[f64]>) = members.iter().copied().unzip();
+        let deviations =
+            Self::new(vec![0.0; means[0].len()]).with_ensemble(&means).ensemble.unwrap_or_default();
+        let centres: Vec<f64> = deviations.iter().map(|of| mean(of)).collect();
+        let total = |at: usize| {
+            let (i, j) = (at / centres.len(), at % centres.len());
+            let between = deviations[i].iter().zip(&deviations[j]);
+            let between = between.map(|(a, b)| (a - centres[i]) * (b - centres[j])).sum::<f64>();
+            (within.iter().map(|c| c[at]).sum::<f64>() + between) / members.len() as f64
+        };
+        let covariance: Vec<f64> = (0..centres.len().pow(2)).map(total).collect();
+        Self::new(centres).with_covariance(&covariance)
+    }
+
     /// The means less the penalties of some variances.
     fn less(&self, variances: fn(&Spread) -> &[f64], penalty: impl Fn(f64) -> f64) -> Option<Vec<f64>> {
         let variances = variances(self.spread.as_ref()?);
@@ -86,7 +107,7 @@ impl Pool {
     }
 
     /// One number for each answer, from its means by member.
-    fn of_members(&self, score: impl Fn(&[f64]) -> f64) -> Option<Vec<f64>> {
+    fn by_members(&self, score: impl Fn(&[f64]) -> f64) -> Option<Vec<f64>> {
         Some(self.ensemble.as_ref()?.iter().map(|members| score(members)).collect())
     }
 }
@@ -112,10 +133,10 @@ impl Rule {
             Self::Variance(k) => pool.less(|spread| &spread.single, |v| k * v),
             Self::RelativeStd(k) => pool.less(|spread| &spread.relative, |v| k * v.sqrt()),
             Self::RelativeVariance(k) => pool.less(|spread| &spread.relative, |v| k * v),
-            Self::EnsembleMean => pool.of_members(mean),
-            Self::WorstCase => pool.of_members(smallest),
-            Self::Uwo(k) => pool.of_members(|members| mean(members) - k * variance(members)),
-            Self::Entropic(k) => pool.of_members(|members| entropic(members, k)),
+            Self::EnsembleMean => pool.by_members(mean),
+            Self::WorstCase => pool.by_members(smallest),
+            Self::Uwo(k) => pool.by_members(|members| mean(members) - k * variance(members)),
+            Self::Entropic(k) => pool.by_members(|members| entropic(members, k)),
         }
     }
 }
@@ -196,6 +217,24 @@ mod tests {
     fn the_level_of_a_member_does_not_count() {
         let of = |members: &[&[f64]]| Rule::WorstCase.scores(&Pool::new(vec![0.0; 2]).with_ensemble(members));
         assert_eq!(of(&[&[1.0, 3.0], &[5.0, 1.0]]), of(&[&[11.0, 13.0], &[5.0, 1.0]]));
+    }
+
+    /// A draw of a member, and then of its reward: the law of total covariance.
+    #[test]
+    fn members_as_one_model_have_the_covariances_of_their_mixture() {
+        let (a, b) = (([0.5, -0.5], [1.0, 0.2, 0.2, 0.5]), ([2.0, 1.0], [0.3, 0.1, 0.1, 0.4]));
+        let variances = |pool: &Pool, rule: fn(f64) -> Rule| {
+            let (without, with) = (rule(0.0).scores(pool).unwrap(), rule(1.0).scores(pool).unwrap());
+            without.iter().zip(with).map(|(f, score)| f - score).collect::<Vec<f64>>()
+        };
+        // Centred, the means are (.5, -.5) of both, and nothing is between them.
+        let pool = Pool::of_members(&[(&a.0, &a.1), (&b.0, &b.1)]);
+        assert_eq!(Rule::Mean.scores(&pool), Some(vec![0.5, -0.5]));
+        assert_close(&variances(&pool, Rule::Variance), &[0.65, 0.45], 1e-12);
+        // Deviations of .5 to either side, of opposite signs for the two answers.
+        let pool = Pool::of_members(&[(&a.0, &[0.0; 4]), (&[-0.5, 0.5], &[0.0; 4])]);
+        assert_close(&variances(&pool, Rule::Variance), &[0.25, 0.25], 1e-12);
+        assert_close(&variances(&pool, Rule::RelativeVariance), &[0.25, 0.25], 1e-12);
     }
 
     #[test]

@@ -21,7 +21,7 @@ const TOGETHER: usize = 512;
 
 /// Pairs so far, in the order of the batches.
 #[derive(Debug, Default)]
-pub(super) struct Sketched {
+pub struct Sketched {
     /// phi(D_n), (n, m) of each micro-batch.
     pub features: Vec<Tensor>,
     /// f(chosen) - f(rejected) - margin.
@@ -32,8 +32,11 @@ pub(super) struct Sketched {
     pub batches: usize,
 }
 
-/// The sums over all pairs.
-pub(super) struct Sums {
+/// All pairs under a likelihood.
+pub struct Sums {
+    /// W^1/2 D, (N, m).
+    pub weighted: Tensor,
+    /// H, the inner products of its columns.
     pub curvature: Gram,
     pub log_likelihood: f64,
 }
@@ -71,12 +74,11 @@ impl Sketched {
             log_likelihood += weight * log;
             roots.push((weight * curvature).sqrt());
         }
-        let features = self.features()?;
-        for (run, roots) in roots.chunks(TOGETHER).enumerate() {
-            let rows = features.narrow(0, run * TOGETHER, roots.len())?;
-            let roots = Tensor::new(roots, &Device::Cpu)?.unsqueeze(1)?.to_dtype(DType::F32)?;
-            curvature.add(&rows.broadcast_mul(&roots)?)?;
+        let roots = Tensor::new(roots.as_slice(), &Device::Cpu)?.unsqueeze(1)?.to_dtype(DType::F32)?;
+        let weighted = self.features()?.broadcast_mul(&roots)?;
+        for first in (0..roots.dim(0)?).step_by(TOGETHER) {
+            curvature.add(&weighted.narrow(0, first, TOGETHER.min(roots.dim(0)? - first))?)?;
         }
-        Ok(Sums { curvature, log_likelihood })
+        Ok(Sums { weighted, curvature, log_likelihood })
     }
 }

@@ -26,7 +26,7 @@ use std::collections::HashMap;
 use super::{fit::Gram, frame::long_last};
 use crate::{Error, Result, nn::fold::Fold};
 
-pub use evidence::{Evidence, Groups, evidence};
+pub use evidence::{Curvature, Evidence, Groups, Sharing, evidence};
 pub use layout::{Layout, Slot};
 pub use walk::Walk;
 

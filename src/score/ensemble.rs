@@ -4,13 +4,15 @@
 //! f = mean of f_e          v = mean of v_e + 1/E sum_e (f_e - f)^2
 //! ```
 //!
-//! What the members do not know, and what they do not agree on; without posteriors, the second alone. A constant by which one
+//! What the members do not know, and what they do not agree on; without posteriors, the second alone. Covariances likewise: with
+//! the vectors y_e of the members' embeddings side by side, and the deviations f_e - f after them, all over sqrt E, inner products
+//! of two are the mean covariance within members and the covariance of the means between them. A constant by which one
 //! member's rewards lie above another's is not identified by pairs, and would count as disagreement: the training's centring
 //! keeps it near zero.
 
 use std::sync::Arc;
 
-use super::{Estimate, Score, Scorer, Want};
+use super::{Embed, Embedding, Estimate, Score, Scorer, Want};
 use crate::{Error, Result, text::TokenSeq};
 
 /// Members that score together; each may be served alone as well, from the same memory.
@@ -49,6 +51,29 @@ impl Score for Ensemble {
     }
 }
 
+impl Embed for Ensemble {
+    fn embed(&self, batch: &[&TokenSeq]) -> Result<Vec<Embedding>> {
+        let members: Vec<Vec<Embedding>> =
+            self.members.iter().map(|member| member.embed(batch)).collect::<Result<_>>()?;
+        Ok((0..batch.len()).map(|i| beside(&members.iter().map(|of| &of[i]).collect::<Vec<_>>())).collect())
+    }
+
+    fn has_variances(&self) -> bool {
+        true
+    }
+}
+
+/// One embedding from those of all members.
+fn beside(members: &[&Embedding]) -> Embedding {
+    let count = members.len() as f64;
+    let average = |of: fn(&Embedding) -> f64| members.iter().map(|member| of(member)).sum::<f64>() / count;
+    let mean = average(|member| member.mean);
+    let within = members.iter().flat_map(|member| &member.vector).map(|y| f64::from(*y));
+    let between = members.iter().map(|member| member.mean - mean);
+    let vector = within.chain(between).map(|y| (y / count.sqrt()) as f32).collect();
+    Embedding { mean, head_variance: average(|member| member.head_variance), vector }
+}
+
 /// One estimate from those of all members.
 fn together(members: &[Estimate], want: Want) -> Estimate {
     let average = |of: &dyn Fn(&Estimate) -> f64| members.iter().map(of).sum::<f64>() / members.len() as f64;
@@ -63,6 +88,19 @@ fn together(members: &[Estimate], want: Want) -> Estimate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn covariances_are_those_of_the_mixture() {
+        let member = |mean, vector: &[f32]| Embedding { mean, head_variance: mean, vector: vector.to_vec() };
+        let a = beside(&[&member(1.0, &[1.0, 0.0]), &member(3.0, &[0.5])]);
+        let b = beside(&[&member(0.0, &[0.0, 2.0]), &member(0.5, &[1.0])]);
+        assert_eq!((a.mean, a.head_variance), (2.0, 2.0));
+        // Within (1 + .25) / 2, between 1; across .5 / 2, and deviations -1, 1 times -.25, .25.
+        for (got, want) in [(a.covariance(&a), 1.625), (a.covariance(&b), 0.25 + 0.25)] {
+            assert!((got - want).abs() < 1e-6, "{got}");
+        }
+        assert!((a.difference_variance(&b) - (1.0 + 4.0 + 0.25 + 2.0 * 0.75 * 0.75) / 2.0).abs() < 1e-6);
+    }
 
     #[test]
     fn the_variance_is_what_is_unknown_and_what_is_disputed() {

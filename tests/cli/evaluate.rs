@@ -1,4 +1,4 @@
-//! `evaluate pairs` and `evaluate ood`: their reports, their plots, and what they refuse.
+//! The commands of `evaluate`: their reports, their plots, and what they refuse.
 
 use super::helpers::{Workspace, assert_says};
 use serde_json::{Value, json};
@@ -194,4 +194,142 @@ fn what_is_wrong_is_named() {
     assert_says(&String::from_utf8(zero.stderr).unwrap(), &["--max-items"]);
     fs::remove_file(workspace.path("adapter/posterior.safetensors")).unwrap();
     assert_says(&workspace.fail(OOD), &["--adapter: adapter has no posterior", "hint: run `fit`"]);
+}
+
+/// Pools of the fixture's answers: those of a few pairs' prompts, each to the first prompt of its pool.
+fn pools(workspace: &Workspace, gold: bool) {
+    let text = String::from_utf8(workspace.read("pairs.jsonl")).unwrap();
+    let pairs: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let pool = |pairs: &[Value]| {
+        let responses: Vec<&Value> =
+            pairs.iter().flat_map(|pair| [&pair["chosen"], &pair["rejected"]]).collect();
+        let mut pool = json!({ "prompt": pairs[0]["prompt"], "responses": responses });
+        if gold {
+            pool["gold"] = (0..responses.len()).map(|i| (i as f64).sin()).collect();
+        }
+        format!("{pool}\n")
+    };
+    workspace.write("pools.jsonl", pairs.chunks_exact(3).map(pool).collect::<String>());
+}
+
+const BEST_OF_N: &str = "evaluate best-of-n --model base --adapter adapter --data pools.jsonl --grid 0,1";
+
+#[test]
+fn rules_choose_from_pools_and_are_judged_by_the_gold() {
+    let workspace = Workspace::new("llama-0");
+    pools(&workspace, true);
+    let report = report(&workspace, &format!("{BEST_OF_N} --cache cache --plots plots"));
+    assert_eq!([&report["n"], &report["proxies"]], [&json!([1, 2, 4, 6]), &json!(1)]);
+    let runs = report["runs"].as_array().unwrap();
+    let run =
+        |family: &str, k: f64| runs.iter().find(|r| r["family"] == family && r["k"] == json!(k)).unwrap();
+    // Without a penalty a rule is the mean; one answer of one is a random one.
+    assert_eq!(run("std", 0.0)["gold"], run("mean", 0.0)["gold"]);
+    assert_ne!(run("std", 1.0)["proxy"], run("mean", 0.0)["proxy"]);
+    assert!(number(&run("mean", 0.0)["gold"]["value"][0]).abs() < 1e-12);
+    // The mean's own reward can only grow with n.
+    let proxy = run("mean", 0.0)["proxy"]["value"].as_array().unwrap();
+    assert!(proxy.windows(2).all(|w| number(&w[0]) <= number(&w[1])), "{proxy:?}");
+    assert!(!runs.iter().any(|run| run["family"] == "total_std"), "one proxy is no ensemble");
+    assert_eq!(plots(&workspace, "plots"), ["above-mean", "gold", "proxy", "strength"]);
+}
+
+#[test]
+fn what_was_computed_of_a_pool_is_read_again() {
+    let workspace = Workspace::new("llama-0");
+    pools(&workspace, true);
+    let command = format!("{BEST_OF_N} --cache cache");
+    let first = report(&workspace, &command);
+    let files = || fs::read_dir(workspace.path("cache")).unwrap().map(|entry| entry.unwrap().path());
+    assert_eq!(files().count(), first["prompts"].as_u64().unwrap() as usize);
+    let second = report(&workspace, &command);
+    // Covariances are kept in single precision.
+    for (a, b) in first["judged"].as_array().unwrap().iter().zip(second["judged"].as_array().unwrap()) {
+        assert_eq!(a["family"], b["family"]);
+        assert!((number(&a["gold"]["value"][3]) - number(&b["gold"]["value"][3])).abs() < 1e-6);
+    }
+    let one = files().next().unwrap();
+    fs::write(&one, "x").unwrap();
+    assert_says(&workspace.fail(&command), &[one.file_name().unwrap().to_str().unwrap()]);
+}
+
+#[test]
+fn several_proxies_are_an_ensemble_and_an_adapter_may_be_the_gold() {
+    let workspace = Workspace::new("llama-0");
+    pools(&workspace, false);
+    let message = workspace.fail(BEST_OF_N);
+    assert_says(&message, &["pools.jsonl:1: gold: missing", "--gold"]);
+    let report = report(&workspace, &format!("{BEST_OF_N} --adapter other=adapter --gold adapter"));
+    assert_eq!(report["proxies"], 2);
+    // A proxy that is the gold agrees with it.
+    assert!((number(&report["agreement"]) - 1.0).abs() < 1e-9);
+    let judged = report["judged"].as_array().unwrap();
+    let of = |family: &str| judged.iter().find(|judged| judged["family"] == family).unwrap();
+    let best = number(&of("mean")["gold"]["value"][3]);
+    for family in ["ensemble_mean", "worst_case", "total_std"] {
+        assert!((number(&of(family)["gold"]["value"][3]) - best).abs() < 1e-5, "{family}");
+    }
+    fs::remove_file(workspace.path("adapter/posterior.safetensors")).unwrap();
+    let message = workspace.fail(&format!("{BEST_OF_N} --gold adapter"));
+    assert_says(&message, &["adapter: has no posterior", "hint: run `fit`"]);
+    assert_says(&workspace.fail(&BEST_OF_N.replace("0,1", "0,-1")), &["--grid: -1"]);
+}
+
+#[test]
+fn members_are_judged_as_one_model() {
+    let workspace = Workspace::new("llama-0");
+    let alone = report(&workspace, PAIRS);
+    let same = report(&workspace, &format!("{PAIRS} --member adapter"));
+    // Two members that agree are one.
+    for name in ["nll", "ece"] {
+        let [a, b] = [&alone, &same].map(|report| number(&report["predictive"]["all"][name]));
+        assert!((a - b).abs() < 1e-5, "{name}: {a}, {b}");
+    }
+    let disagreement = report(&workspace, &format!("{PAIRS} --member adapter --disagreement-alone"));
+    assert_eq!(number(&disagreement["difference_std"]["mean"]), 0.0);
+    fs::remove_file(workspace.path("adapter/posterior.safetensors")).unwrap();
+    let ood = report(&workspace, &format!("{OOD} --member adapter --disagreement-alone"));
+    assert_eq!(number(&ood["groups"][1]["single"]["auroc"]["area"]), 0.5);
+    let needs = workspace.run(&format!("{OOD} --disagreement-alone"));
+    assert_says(&String::from_utf8(needs.stderr).unwrap(), &["--member"]);
+}
+
+#[test]
+fn posteriors_are_held_against_the_exact_one() {
+    let workspace = Workspace::new("llama-0");
+    let command = "evaluate fidelity --model base --adapter adapter --data pairs.jsonl --test pairs.jsonl \
+                   --max-pairs 12 --max-test 4 --sketches 4096x2";
+    let report = report(&workspace, command);
+    assert_eq!([&report["pairs"], &report["test"]], [&json!(12), &json!(4)]);
+    let tables = report["tables"].as_array().unwrap();
+    assert_eq!(tables.iter().map(|table| number(&table["factor"])).collect::<Vec<_>>(), [1.0, 0.1]);
+    let rows = tables[0]["rows"].as_array().unwrap();
+    let row =
+        |name: &str| rows.iter().find(|row| row["posterior"].as_str().unwrap().starts_with(name)).unwrap();
+    assert!(number(&row("sketch")["difference"]["log_ratio"]) < 0.1);
+    assert!(number(&row("ekfac")["single"]["ratio"]) > 0.0);
+    assert_says(&workspace.fail(&format!("{command} --factors 0")), &["--factors: 0"]);
+}
+
+#[test]
+fn priors_are_judged_on_held_out_pairs() {
+    let workspace = Workspace::new("llama-0");
+    let command = "evaluate prior --model base --adapter adapter --data pairs.jsonl --held-out pairs.jsonl \
+                   --max-pairs 12 --features 256 --groups 2";
+    let report = report(&workspace, command);
+    let rows = report["choices"].as_array().unwrap();
+    let row = |name: &str| rows.iter().find(|row| row["choice"].as_str().unwrap().starts_with(name)).unwrap();
+    let evidence = |name: &str| number(&row(name)["log_evidence"]);
+    // More freedom, more evidence.
+    let by_kind = evidence("evidence, one for each kind of block");
+    assert!(by_kind >= evidence("evidence, one for all") - 1e-6);
+    assert!(evidence("evidence, one for each kind and group") >= by_kind - 1e-2);
+    let point = row("point estimate");
+    assert_eq!([number(&point["difference_std"]), number(&point["pairs"])], [0.0, 12.0]);
+    for row in rows {
+        assert_eq!(row["accuracy"], point["accuracy"], "a posterior changes no sign: {row}");
+        number(&row["nll"]);
+    }
+    assert_eq!(rows.iter().filter(|row| row["validated"].is_array()).count(), 4);
+    assert_says(&workspace.fail(&format!("{command} --label-noise 0.5")), &["--label-noise: 0.5"]);
 }

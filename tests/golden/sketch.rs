@@ -12,7 +12,7 @@ use rewarden::{
         fit::{CurvatureKind, Rank},
     },
     score::{
-        Estimate, Score, Scorer, Sharing, Want,
+        Embed, Estimate, Score, Scorer, Sharing, Want,
         ensemble::Ensemble,
         penalty::{Kind, Penalty},
         with_variances,

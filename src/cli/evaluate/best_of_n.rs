@@ -18,7 +18,7 @@ use crate::{
         over_optimisation::{Seen, compare},
         select,
     },
-    score::{Scorer, Want, batched, in_batches},
+    score::{Embed, Scorer, Want, batched, in_batches},
     text::{Limit, TokenSeq},
 };
 use sha2::{Digest, Sha256};
@@ -186,8 +186,10 @@ fn seen(joints: Vec<Vec<Joint>>) -> Vec<Vec<Seen>> {
         let answers = means.len();
         let mut head = vec![0.0; answers * answers];
         head_variances.iter().enumerate().for_each(|(i, variance)| head[i * (answers + 1)] = *variance);
+        let all = || joints.iter().map(|of| (of[prompt].means.as_slice(), of[prompt].covariance.as_slice()));
         Seen {
             head: pool.clone().with_covariance(&head),
+            total: (joints.len() > 1).then(|| select::Pool::of_members(&all().collect::<Vec<_>>())),
             pool: pool.with_covariance(covariance).with_ensemble(&members),
             means: means.clone(),
         }

@@ -4,7 +4,7 @@ use crate::{
     Result,
     cli::progress::Progress,
     evaluate::ood::Variances,
-    score::{Embedding, Estimate, Scorer, Want, runs_within},
+    score::{Embed, Embedding, Estimate, Want, runs_within},
     text::TokenSeq,
 };
 
@@ -29,13 +29,13 @@ impl Seen {
     }
 }
 
-/// Embeds every family, with progress; answers come in their order. Needs a posterior.
-pub fn embed<F: AsRef<[TokenSeq]>>(scorer: &Scorer, families: &[F]) -> Result<Vec<Vec<Seen>>> {
+/// Embeds every family, with progress; answers come in their order.
+pub fn embed<F: AsRef<[TokenSeq]>>(model: &dyn Embed, families: &[F]) -> Result<Vec<Vec<Seen>>> {
     let lengths: Vec<usize> = families.iter().map(|family| tokens(family.as_ref())).collect();
     let mut bar = Progress::new(0, lengths.iter().sum());
     let mut seen = Vec::with_capacity(families.len());
     for run in runs_within(&lengths, BATCH_TOKENS) {
-        seen.extend(together(scorer, &families[run.clone()])?);
+        seen.extend(together(model, &families[run.clone()])?);
         bar.add(lengths[run].iter().sum());
     }
     bar.finish();
@@ -46,9 +46,9 @@ fn tokens(family: &[TokenSeq]) -> usize {
     family.iter().map(|sequence| sequence.ids.len()).sum()
 }
 
-fn together<F: AsRef<[TokenSeq]>>(scorer: &Scorer, families: &[F]) -> Result<Vec<Vec<Seen>>> {
+fn together<F: AsRef<[TokenSeq]>>(model: &dyn Embed, families: &[F]) -> Result<Vec<Vec<Seen>>> {
     let batch: Vec<&TokenSeq> = families.iter().flat_map(AsRef::as_ref).collect();
-    let mut rest = scorer.embed(&batch)?.into_iter();
+    let mut rest = model.embed(&batch)?.into_iter();
     let mut seen = |family: &F| {
         let embeddings: Vec<Embedding> = rest.by_ref().take(family.as_ref().len()).collect();
         let first = |at: usize| (at > 0).then(|| &embeddings[0]);

@@ -3,10 +3,9 @@
 use crate::{
     Error, Result,
     cli::{fit::prior_means, model::ModelArgs, pairs::PairArgs},
-    data::{Pair, read_pairs},
+    data::read_pairs,
     fidelity::Comparison,
 };
-use rand::{SeedableRng, seq::SliceRandom};
 use std::path::PathBuf;
 
 /// Flags of `rewarden evaluate fidelity`.
@@ -52,14 +51,9 @@ impl Fidelity {
             return Err(Error::Usage(format!("--factors: {factor} is not a positive number")));
         }
         let opened = self.model.open()?;
-        let some = |pairs: Vec<Pair>, count: u16| {
-            let mut encoded = self.pairs.encode_some(pairs, &opened.base)?.examples;
-            encoded.shuffle(&mut rand_chacha::ChaCha8Rng::seed_from_u64(self.seed));
-            encoded.truncate(count.into());
-            Ok::<_, Error>(encoded)
-        };
-        let (pairs, test) =
-            (some(self.pairs.read()?, self.max_pairs)?, some(read_pairs(&self.test)?, self.max_test)?);
+        let some = |pairs, count| self.pairs.drawn(pairs, &opened.base, count, self.seed);
+        let pairs = some(self.pairs.read()?, self.max_pairs)?;
+        let test = some(read_pairs(&self.test)?, self.max_test)?;
         let comparison = Comparison {
             model: &opened.model,
             pairs: &pairs,

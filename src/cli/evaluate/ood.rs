@@ -1,6 +1,6 @@
 //! `rewarden evaluate ood`: how well the variance separates answers out of the distribution from those in it.
 
-use super::{family::embed, plots::PlotArgs};
+use super::{family::embed, members::MemberArgs, plots::PlotArgs};
 use crate::{
     Error, Result,
     cli::{
@@ -32,6 +32,8 @@ const BINS: usize = 20;
 pub struct Ood {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    members: MemberArgs,
     #[command(flatten)]
     pairs: PairArgs,
     /// Pairs out of the distribution, such as adversarial answers beside good ones: the rejected answers are a group, compared
@@ -75,8 +77,8 @@ impl Ood {
         let opened = self.model.open_frozen()?;
         self.check(&opened)?;
         let groups = self.groups(&opened)?;
-        let scorer = opened.into_scorer(Want::MeanAndVariance, &self.scoring)?;
-        let items = groups.items(&embed(&scorer, &groups.families)?);
+        let model = self.members.open(opened, &self.model, Want::MeanAndVariance, &self.scoring)?;
+        let items = groups.items(&embed(model.as_ref(), &groups.families)?);
         self.plot(&items, "single", "std of the reward", |item| Some(item.single))?;
         self.plot(&items, "difference", "std of the difference to the good answer", |item| item.difference)?;
         super::print(&report(&items))
@@ -87,16 +89,7 @@ impl Ood {
         if self.scoring.able(want) != want {
             return Err(Error::Usage("--compute: `int8` gives no variances".into()));
         }
-        match (&opened.folder, opened.posterior_path()) {
-            (_, Some(_)) => Ok(()),
-            (Some(folder), None) => {
-                let message = format!("{} has no posterior (hint: run `fit`)", folder.display());
-                Err(Error::Usage(format!("--adapter: {message}")))
-            }
-            (None, None) => {
-                Err(Error::Usage("--adapter: needed, a posterior is over an adapter's weights".into()))
-            }
-        }
+        self.members.check(opened)
     }
 
     fn groups(&self, opened: &Opened) -> Result<Groups> {

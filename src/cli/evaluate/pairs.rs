@@ -1,12 +1,15 @@
 //! `rewarden evaluate pairs`: how good a reward model and its posterior are on preference pairs, as a whole and by source.
 
-use super::{family::embed, plots::PlotArgs};
+use super::{
+    family::{Seen, embed},
+    members::MemberArgs,
+    plots::PlotArgs,
+};
 use crate::{
     Result,
     cli::{
         model::ModelArgs,
         pairs::{Encoded, PairArgs},
-        progress::Progress,
         scoring::ScoringArgs,
     },
     evaluate::{
@@ -15,13 +18,11 @@ use crate::{
         preferences::{Judgement, Preferences},
     },
     plot::{Bin, Curve, Line, Lines, Reliability, Scale},
-    score::{Scorer, Want, in_batches},
+    score::{Embed, Want},
     text::TokenSeq,
+    train::Example,
 };
 use serde::Serialize;
-
-/// Most tokens in one forward.
-const BATCH_TOKENS: usize = 2048;
 
 /// Most points of a line.
 const POINTS: usize = 200;
@@ -31,6 +32,8 @@ const POINTS: usize = 200;
 pub struct Pairs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    members: MemberArgs,
     #[command(flatten)]
     pairs: PairArgs,
     /// Measures the point estimate alone, at less than half the cost
@@ -58,8 +61,8 @@ impl Pairs {
         self.plots.prepare()?;
         let opened = self.model.open_frozen()?;
         let encoded = self.pairs.encode_some(self.pairs.read()?, &opened.base)?;
-        let mut scorer = opened.into_scorer(want, &self.scoring)?;
-        let preferences = preferences(&mut scorer, &encoded)?;
+        let model = self.members.open(opened, &self.model, want, &self.scoring)?;
+        let preferences = preferences(model.as_ref(), &encoded)?;
         let judgement = preferences.judge(&sources(&encoded));
         self.plots.save("reliability", &reliability(&judgement))?;
         self.plots.save("risk-coverage", &risk_coverage(&preferences))?;
@@ -71,34 +74,16 @@ impl Pairs {
     }
 }
 
-/// What the model says of every pair, with the variances if it has a posterior.
-fn preferences(scorer: &mut Scorer, encoded: &Encoded) -> Result<Preferences> {
+/// What the model says of every pair, with the variances if it has any.
+fn preferences(model: &dyn Embed, encoded: &Encoded) -> Result<Preferences> {
     let examples = &encoded.examples;
     let sides: Vec<[TokenSeq; 2]> =
         examples.iter().map(|example| [example.chosen.clone(), example.rejected.clone()]).collect();
-    let (differences, variances) = match scorer.posterior {
-        Some(_) => differences_with_variances(scorer, &sides)?,
-        None => (differences(scorer, sides.as_flattened())?, None),
-    };
-    let logits = differences.iter().zip(examples).map(|(difference, e)| difference - e.margin).collect();
-    Ok(Preferences { logits, variances })
-}
-
-fn differences(scorer: &mut Scorer, sides: &[TokenSeq]) -> Result<Vec<f64>> {
-    let mut bar = Progress::new(0, sides.iter().map(|side| side.ids.len()).sum());
-    let estimates = in_batches(scorer, sides, Want::Mean, BATCH_TOKENS, |tokens| bar.add(tokens))?;
-    bar.finish();
-    let means: Result<Vec<f64>> = estimates.into_iter().map(|e| Ok(e.finite(Want::Mean)?.mean)).collect();
-    Ok(means?.chunks_exact(2).map(|pair| pair[0] - pair[1]).collect())
-}
-
-fn differences_with_variances(
-    scorer: &Scorer,
-    sides: &[[TokenSeq; 2]],
-) -> Result<(Vec<f64>, Option<Vec<f64>>)> {
-    let seen = embed(scorer, sides)?;
-    let differences = seen.iter().map(|pair| pair[0].mean - pair[1].mean).collect();
-    Ok((differences, seen.iter().map(|pair| pair[1].variances.difference).collect()))
+    let seen = embed(model, &sides)?;
+    let logit = |(pair, e): (&Vec<Seen>, &Example)| pair[0].mean - pair[1].mean - e.margin;
+    let logits = seen.iter().zip(examples).map(logit).collect();
+    let variances = || seen.iter().map(|pair| pair[1].variances.difference).collect();
+    Ok(Preferences { logits, variances: if model.has_variances() { variances() } else { None } })
 }
 
 fn sources(encoded: &Encoded) -> Vec<&str> {

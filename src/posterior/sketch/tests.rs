@@ -29,12 +29,17 @@ fn gradients(seed: u64, n: usize) -> Vec<(&'static str, Tensor)> {
     order.into_iter().map(block).collect()
 }
 
-fn fitted(layout: Layout) -> Sketch {
-    let mut features = Features::new(&layout);
+/// W^1/2 D of four pairs.
+fn weighted_features(layout: &Layout) -> Tensor {
+    let mut features = Features::new(layout);
     gradients(10, 4).iter().for_each(|(name, j)| features.add(name, j).unwrap());
     let roots = Tensor::new(&WEIGHTS.map(|w| w.sqrt() as f32), &Device::Cpu).unwrap().unsqueeze(1).unwrap();
+    features.finish().unwrap().broadcast_mul(&roots).unwrap()
+}
+
+fn fitted(layout: Layout) -> Sketch {
     let mut curvature = Gram::new(layout.features());
-    curvature.add(&features.finish().unwrap().broadcast_mul(&roots).unwrap()).unwrap();
+    curvature.add(&weighted_features(&layout)).unwrap();
     let prior = layout.slots.iter().map(|slot| lambda_of(slot.kind)).collect();
     Sketch::new(layout, curvature, prior).unwrap()
 }
@@ -142,13 +147,16 @@ fn some_go_on_as_they_would_have_among_all() {
     }
 }
 
+/// |theta - mu|^2 of each slot.
+const DISTANCES: [f64; 5] = [0.02, 0.2, 0.1, 0.1, 0.2];
+
 #[test]
 fn the_evidence_is_a_stationary_point() {
     let layout = lossless();
-    let curvature = fitted(layout.clone()).curvature().clone();
-    let distance = |kind| if kind == BlockKind::Head { 0.02 } else { 0.3 };
+    let sketch = fitted(layout.clone());
     let at = |given: &dyn Fn(BlockKind) -> Option<f64>| {
-        evidence(&layout, &curvature, -3.0, &Groups::by_kind(&layout, distance, given)).unwrap()
+        let groups = Groups::by_kind(&layout, &DISTANCES, given);
+        evidence(&layout, &Curvature::Features(sketch.curvature()), -3.0, &groups).unwrap()
     };
     let chosen = at(&|_| None);
     assert!(chosen.at_bound.is_empty());
@@ -165,6 +173,27 @@ fn the_evidence_is_a_stationary_point() {
     // log det(I + H / Lambda) in data space: log det(I + W^1/2 D Lambda^-1 D^T W^1/2).
     let effective: f64 = chosen.effective_parameters.iter().sum();
     assert!(effective > 0.0 && effective < 4.0, "at most one parameter a pair: {effective}");
+}
+
+/// The matrices over the features and over the pairs have the same eigenvalues, but for ones.
+#[test]
+fn pairs_have_the_evidence_of_their_features() {
+    let layout = lossless();
+    let x = weighted_features(&layout);
+    let mut h = Gram::new(layout.features());
+    h.add(&x).unwrap();
+    for (sharing, count) in [(Sharing::All, 1), (Sharing::Kind, 3), (Sharing::Slot, 5)] {
+        let groups = Groups::new(&layout, sharing, &DISTANCES);
+        assert_eq!(groups.given.len(), count);
+        let pairs = Curvature::smaller(&h, &x, &layout, &groups).unwrap();
+        assert!(matches!(pairs, Curvature::Pairs(_)));
+        let [got, want] =
+            [&pairs, &Curvature::Features(&h)].map(|h| evidence(&layout, h, -3.0, &groups).unwrap());
+        assert!((got.log_evidence - want.log_evidence).abs() < 1e-6, "{got:?}, {want:?}");
+        let both = got.effective_parameters.iter().zip(&want.effective_parameters);
+        let both = both.chain(got.prior_precision.iter().zip(&want.prior_precision));
+        both.for_each(|(got, want)| assert!((got / want - 1.0).abs() < 1e-4, "{got}, {want}"));
+    }
 }
 
 #[test]

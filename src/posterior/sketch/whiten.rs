@@ -14,7 +14,11 @@ pub fn cholesky(curvature: &Gram, lambda: &[f64]) -> Result<Mat<f64>> {
         true => curvature.at(i, j) * root[i] * root[j] + if i == j { 1.0 } else { 0.0 },
         false => 0.0,
     };
-    let matrix = Mat::from_fn(lambda.len(), lambda.len(), at);
+    lower_factor(&Mat::from_fn(lambda.len(), lambda.len(), at))
+}
+
+/// The lower Cholesky factor of a matrix of which the lower triangle is read.
+pub fn lower_factor(matrix: &Mat<f64>) -> Result<Mat<f64>> {
     let decomposed = matrix.llt(Side::Lower).map_err(|e| {
         Error::Compute(candle_core::Error::Msg(format!("not a positive semidefinite matrix: {e:?}")))
     })?;

@@ -1,0 +1,66 @@
+//! Further adapters, which make an ensemble with `--adapter`.
+
+use std::{path::PathBuf, sync::Arc};
+
+use crate::{
+    Error, Result,
+    cli::{
+        model::{ModelArgs, Opened},
+        scoring::ScoringArgs,
+    },
+    score::{Embed, Want, ensemble::Ensemble},
+};
+
+/// Flags of every evaluation of a model or of an ensemble.
+#[derive(Debug, Clone, clap::Args)]
+pub struct MemberArgs {
+    /// Further members of an ensemble with `--adapter`: PEFT LoRA folders on the same base; repeatable
+    #[arg(long, value_name = "PATH", env = "REWARDEN_MEMBER", value_delimiter = ',')]
+    member: Vec<PathBuf>,
+    /// Takes of the ensemble's variance only what its members do not agree on, not their posteriors
+    #[arg(long, requires = "member", env = "REWARDEN_DISAGREEMENT_ALONE")]
+    disagreement_alone: bool,
+}
+
+impl MemberArgs {
+    /// What is wanted of each member, where `wanted` is of the model as a whole.
+    fn of_member(&self, wanted: Want) -> Want {
+        if self.disagreement_alone { Want::Mean } else { wanted }
+    }
+
+    /// Refuses a model that has no posterior.
+    pub fn check(&self, opened: &Opened) -> Result<()> {
+        match (&opened.folder, opened.posterior_path()) {
+            _ if self.disagreement_alone => Ok(()),
+            (_, Some(_)) => Ok(()),
+            (Some(folder), None) => {
+                let message = format!("{} has no posterior (hint: run `fit`)", folder.display());
+                Err(Error::Usage(format!("--adapter: {message}")))
+            }
+            (None, None) => {
+                Err(Error::Usage("--adapter: needed, a posterior is over an adapter's weights".into()))
+            }
+        }
+    }
+
+    /// The model that was opened, or the ensemble with it as the first member.
+    pub fn open(
+        &self,
+        opened: Opened,
+        model: &ModelArgs,
+        want: Want,
+        scoring: &ScoringArgs,
+    ) -> Result<Box<dyn Embed>> {
+        let want = self.of_member(want);
+        let first = opened.into_scorer(want, scoring)?;
+        if self.member.is_empty() {
+            return Ok(Box::new(first));
+        }
+        let mut members = vec![Arc::new(first)];
+        for folder in &self.member {
+            let opened = Opened::frozen(model.base.open()?, Some(folder.clone()))?;
+            members.push(Arc::new(opened.into_scorer(want, scoring)?));
+        }
+        Ok(Box::new(Ensemble::new(members)?))
+    }
+}
