@@ -15,6 +15,7 @@ use crate::{
     train::{Example, by_tokens},
 };
 use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
 
 /// Pairs whose differences are added to a curvature at once.
 const TOGETHER: usize = 512;
@@ -42,16 +43,15 @@ pub struct Sums {
 }
 
 impl Sketched {
-    /// Adds a batch, shortest pairs first: D_n by one backward with the cotangents +1 and -1.
+    /// Adds a batch: D_n by one backward with the cotangents +1 and -1. Parts of it are computed side by side, each by a thread
+    /// that waits for no other after every product.
     pub fn add(&mut self, model: &RewardModel, layout: &Layout, batch: &[&Example]) -> Result<()> {
-        for micro in by_tokens(batch, model.tokens_kept()) {
-            let packed = Packed::pairs(micro.iter().map(|e| (&e.chosen, &e.rejected)));
-            let trace = model.forward(&packed)?;
-            let mut features = Features::new(layout);
-            let mut sink = Jacobians::new(&packed, |name, d| features.add(name, d));
-            model.backward(&trace, &[1.0, -1.0].repeat(micro.len()), &mut sink)?;
-            self.features.push(features.finish()?);
-            for (example, reward) in micro.iter().zip(trace.rewards().chunks_exact(2)) {
+        let parts = by_tokens(batch, model.tokens_kept() / rayon::current_num_threads());
+        let computed = parts.par_iter().map(|part| features(model, layout, part));
+        for (part, computed) in parts.iter().zip(computed.collect::<Vec<_>>()) {
+            let (features, rewards) = computed?;
+            self.features.push(features);
+            for (example, reward) in part.iter().zip(rewards.chunks_exact(2)) {
                 self.differences.push(reward[0] - reward[1] - example.margin);
                 self.weights.push(example.weight);
             }
@@ -81,4 +81,14 @@ impl Sketched {
         }
         Ok(Sums { weighted, curvature, log_likelihood })
     }
+}
+
+/// phi(D_n) of some pairs, (n, m), and their rewards by turns.
+fn features(model: &RewardModel, layout: &Layout, pairs: &[&Example]) -> Result<(Tensor, Vec<f64>)> {
+    let packed = Packed::pairs(pairs.iter().map(|e| (&e.chosen, &e.rejected)));
+    let trace = model.forward(&packed)?;
+    let mut features = Features::new(layout);
+    let mut sink = Jacobians::new(&packed, |name, d| features.add(name, d));
+    model.backward(&trace, &[1.0, -1.0].repeat(pairs.len()), &mut sink)?;
+    Ok((features.finish()?, trace.rewards().to_vec()))
 }
