@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """The over-optimisation study of docs/study.md: does a conservative score choose better answers than the mean?
 
-    python benches/study.py BINARY DATA --output DIR [--seeds 1 2 3] [--pairs 1000]
+    python benches/study.py BINARY DATA --output DIR [--seeds 1 2 3 4] [--pairs 1000]
 
 DATA is a folder with train.jsonl.gz, test.jsonl.gz and pools.jsonl.gz. Every step leaves a file in DIR and is not repeated
-where that exists; an interrupted training or fit goes on from its checkpoint.
+where that exists; an interrupted training or fit goes on from its checkpoint. What was found is in `best-of-n.json`, `shift.json`
+and `gold-test.json`, plots beside them, and how long every step took in `times.jsonl`.
 
 The gold reward is synthetic: a reward model of higher rank, trained on all the data (Coste et al., 2023, section 4). Proxies
-are smaller adapters, trained on a part of the pairs, whose labels the gold gives and of which a quarter is flipped.
+are smaller adapters, trained on a part of the pairs, whose labels the gold gives and of which a quarter is flipped. Proxies
+under a shift have seen conversations about harmful requests alone; the pools are instructions and questions.
 """
 import argparse
 import gzip
@@ -82,27 +84,35 @@ class Study:
             os.replace(scored + ".part", scored)
         return {line["id"]: line["mean"] for line in lines(scored)}
 
-    def pairs(self):
-        """Short pairs of the training data with the gold's rewards of both sides."""
+    def labelled(self, name, data, count):
+        """Short pairs of a file with the gold's rewards of both sides."""
         size = lambda pair: sum(len(m["content"]) for side in ("prompt", "chosen", "rejected") for m in pair[side])
-        pairs = [p for p in lines(self.data("train.jsonl.gz")) if p["source"] != LEFT_OUT and size(p) < self.args.characters]
+        pairs = [p for p in lines(self.data(data)) if p["source"] != LEFT_OUT and size(p) < self.args.characters]
         random.Random(0).shuffle(pairs)
-        pairs = pairs[:self.args.labelled]
+        pairs = pairs[:count]
         sides = [(k, side) for k in range(len(pairs)) for side in ("chosen", "rejected")]
         items = [{"id": f"{k}-{side}", "messages": pairs[k]["prompt"] + pairs[k][side]} for k, side in sides]
-        gold = self.scores("label", items)
+        gold = self.scores(name, items)
         return [(p, gold[f"{k}-chosen"], gold[f"{k}-rejected"]) for k, p in enumerate(pairs)]
 
+    def flipped(self, draw, pair, chosen, rejected):
+        """A pair as the gold prefers it, with the answers exchanged in a share `--flips` of the draws."""
+        swap = (chosen < rejected) != (draw.random() < self.args.flips)
+        sides = (pair["rejected"], pair["chosen"]) if swap else (pair["chosen"], pair["rejected"])
+        return {"source": pair["source"], "prompt": pair["prompt"], "chosen": sides[0], "rejected": sides[1]}
+
     def relabelled(self, seed, pairs, sources):
-        """A draw of pairs as the gold prefers them, `--flips` of the labels flipped."""
         draw = random.Random(seed)
         kept = [p for p in pairs if not sources or p[0]["source"] in sources]
-        rows = []
-        for pair, chosen, rejected in draw.sample(kept, min(self.args.pairs, len(kept))):
-            swap = (chosen < rejected) != (draw.random() < self.args.flips)
-            sides = (pair["rejected"], pair["chosen"]) if swap else (pair["chosen"], pair["rejected"])
-            rows.append({"source": pair["source"], "prompt": pair["prompt"], "chosen": sides[0], "rejected": sides[1]})
-        return rows
+        return [self.flipped(draw, *p) for p in draw.sample(kept, min(self.args.pairs, len(kept)))]
+
+    def held_out(self):
+        """Short test pairs under the same labels, for the posteriors of benches/posteriors.py: `held-out.jsonl`."""
+        if not os.path.exists(self.at("held-out.jsonl")):
+            draw = random.Random(0)
+            labelled = self.labelled("held-out", "test.jsonl.gz", None)
+            write(self.at("held-out.jsonl"), [self.flipped(draw, *p) for p in labelled])
+        return self.at("held-out.jsonl")
 
     def pools(self):
         pools = lines(self.data("pools.jsonl.gz"))
@@ -114,17 +124,24 @@ class Study:
             pool["gold"] = [gold[f"{k}-{i}"] for i in range(len(pool["responses"]))]
         write(self.at("pools.jsonl"), pools)
 
-    def proxies(self, kind, sources):
+    def proxies(self, kind, sources, seeds):
         names, labelled = [], None
-        for seed in self.args.seeds:
+        for seed in seeds:
             name = f"{kind}-{seed}"
             data = self.at(name + ".jsonl")
             if not os.path.exists(data):
-                labelled = labelled or self.pairs()
+                labelled = labelled or self.labelled("label", "train.jsonl.gz", self.args.labelled)
                 write(data, self.relabelled(seed, labelled, sources))
             self.train(name, data, [*PROXY, "--seed", str(seed), "--max-length", "384"])
             names.append(name)
         return names
+
+
+    def best_of_n(self, name, proxies, *flags):
+        if not os.path.exists(self.at(name + ".json")):
+            adapters = [flag for proxy in proxies for flag in ("--adapter", self.at(proxy))]
+            self.run(name, "evaluate", "best-of-n", "--data", self.at("pools.jsonl"), *adapters, *flags,
+                     "--cache", self.at("cache"), "--plots", self.at(f"{name}-plots"))
 
 
 def main():
@@ -132,27 +149,32 @@ def main():
     parser.add_argument("binary")
     parser.add_argument("data")
     parser.add_argument("--output", required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4])
+    parser.add_argument("--shift-seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--pairs", type=int, default=1000, help="training pairs of a proxy")
     parser.add_argument("--labelled", type=int, default=1600, help="pairs that the gold labels")
     parser.add_argument("--characters", type=int, default=1000, help="longest pair, prompt and both answers")
     parser.add_argument("--flips", type=float, default=0.25)
-    parser.add_argument("--until", choices=["proxies", "fits", "end"], default="end")
+    parser.add_argument("--until", choices=["proxies", "fits", "best-of-n", "end"], default="end")
     study = Study(parser.parse_args())
     study.train("gold", study.data("train.jsonl.gz"), GOLD)
-    names = study.proxies("proxy", None)
+    proxies = study.proxies("proxy", None, study.args.seeds)
     study.pools()
     if study.args.until == "proxies":
         return
-    for name in names:
+    for name in proxies:
         study.fit(name, study.at(name + ".jsonl"), "--max-length", "384")
     if study.args.until == "fits":
         return
+    study.best_of_n("best-of-n", proxies)
+    if study.args.until == "best-of-n":
+        return
     if not os.path.exists(study.at("gold-test.json")):
         study.run("gold-test", "evaluate", "pairs", "--adapter", study.at("gold"), "--data", study.data("test.jsonl.gz"))
-    adapters = [flag for name in names for flag in ("--adapter", study.at(name))]
-    study.run("best-of-n", "evaluate", "best-of-n", "--data", study.at("pools.jsonl"), *adapters,
-              "--cache", study.at("cache"), "--plots", study.at("plots"))
+    shifted = study.proxies("shift", [REFUSALS], study.args.shift_seeds)
+    for name in shifted:
+        study.fit(name, study.at(name + ".jsonl"), "--max-length", "384")
+    study.best_of_n("shift", shifted)
 
 
 if __name__ == "__main__":

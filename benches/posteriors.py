@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""Posteriors of one adapter side by side: calibration, detection, best-of-n, time and bytes (docs/posteriors.md).
+
+    python benches/posteriors.py BINARY DATA --output STUDY [--pairs 300] [--items 60] [--answers 32]
+
+STUDY is the folder of benches/study.py, which must have gone as far as its fits: the adapter is `proxy-1`, the pairs those it was
+trained on, the ensemble all of its proxies. Every step leaves a file and is not repeated where that exists; a table is printed
+at the end.
+"""
+import argparse
+import json
+import os
+import sys
+
+from study import Study
+
+FILES = ("adapter_config.json", "adapter_model.safetensors", "training.json")
+KINDS = {
+    "joint sketch, 2048 features": ["--curvature", "sketch"],
+    "joint sketch, 512 features": ["--curvature", "sketch", "--features", "512"],
+    "EKFAC, full": ["--curvature", "ekfac", "--rank", "full"],
+    "EKFAC, top 16 with tails": ["--curvature", "ekfac", "--rank", "16"],
+    "KFAC, top 10 with tails": ["--curvature", "kfac", "--rank", "10"],
+}
+HEAD = "head alone"
+
+
+class Table(Study):
+    """A folder for each posterior, with links to the adapter."""
+
+    def folder(self, kind):
+        return "posterior-" + "".join(c if c.isalnum() else "-" for c in kind.lower())
+
+    def prepare(self, kind, flags):
+        name = self.folder(kind)
+        os.makedirs(self.at(name), exist_ok=True)
+        for file in FILES:
+            if not os.path.lexists(self.at(name, file)):
+                os.symlink(os.path.join("..", "proxy-1", file), self.at(name, file))
+        self.fit(name, self.at("proxy-1.jsonl"), "--max-length", "384", "--max-pairs", str(self.args.pairs), *flags)
+        return ["--adapter", self.at(name)]
+
+    def report(self, name, *command):
+        if not os.path.exists(self.at(name + ".json")):
+            self.run(name, *command)
+        with open(self.at(name + ".json"), encoding="utf-8") as file:
+            return json.load(file)
+
+    def row(self, kind, adapters, proxies, *ensemble):
+        name = self.folder(kind)
+        test = ["--data", self.held_out(), "--max-length", "384"]
+        pairs = self.report(name + "-pairs", "evaluate", "pairs", *adapters, *ensemble, *test)
+        ood = self.report(name + "-ood", "evaluate", "ood", *adapters, *ensemble, *test, "--max-items", str(self.args.items))
+        chosen = self.report(name + "-best-of-n", "evaluate", "best-of-n", "--data", self.at("pools.jsonl"), "--answers",
+                             str(self.args.answers), *proxies, "--cache", self.at("cache-posteriors"))
+        return kind, pairs["predictive"]["all"], ood["groups"], chosen
+
+    def seconds(self, name):
+        with open(self.at("times.jsonl"), encoding="utf-8") as file:
+            return sum(step["seconds"] for step in map(json.loads, file) if step["step"] == f"fit-{name}")
+
+
+def interval(value, ends, places):
+    return f"{value:.{places}f} ({ends[0]:.{places}f} to {ends[1]:.{places}f})"
+
+
+def detection(groups, by):
+    """Mean AUROC over the groups out of the distribution that have one."""
+    areas = [group[by]["auroc"]["area"] for group in groups[1:] if group[by] and group[by]["auroc"]]
+    return f"{sum(areas) / len(areas):.2f}" if areas else ""
+
+
+def line(table, kind, pairs, groups, chosen, family, bytes_):
+    judged = next(judged for judged in chosen["judged"] if judged["family"] == family)
+    above = judged["above_mean"]
+    cells = [kind, interval(pairs["nll"], pairs["intervals"]["nll"], 3), f"{pairs['ece']:.3f}", detection(groups, "single"),
+             detection(groups, "difference"), interval(above["value"][-1], above["interval"][-1], 2),
+             f"{table.seconds(table.folder(kind))}" if bytes_ else "", f"{bytes_ / 1e6:.1f}" if bytes_ else ""]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("binary")
+    parser.add_argument("data")
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4])
+    parser.add_argument("--pairs", type=int, default=300, help="pairs that every posterior is fitted to")
+    parser.add_argument("--items", type=int, default=60, help="items of each group out of the distribution")
+    parser.add_argument("--answers", type=int, default=32, help="answers of each pool")
+    parser.add_argument("--characters", type=int, default=1000)
+    parser.add_argument("--flips", type=float, default=0.25)
+    table = Table(parser.parse_args())
+    rows = []
+    for kind, flags in KINDS.items():
+        adapters = table.prepare(kind, flags)
+        size = os.path.getsize(table.at(table.folder(kind), "posterior.safetensors"))
+        rows.append((*table.row(kind, adapters, adapters), "relative_std", size))
+    with open(table.at(f"fit-{table.folder(next(iter(KINDS)))}.json"), encoding="utf-8") as file:
+        head = json.load(file)["prior_precision"]["head"]
+    adapters = table.prepare(HEAD, ["--features", "2", "--groups", "1", "--prior-precision", f"A=1e9,B=1e9,head={head}"])
+    size = os.path.getsize(table.at(table.folder(HEAD), "posterior.safetensors"))
+    rows.append((*table.row(HEAD, adapters, adapters), "relative_std", size))
+    names = [f"proxy-{seed}" for seed in table.args.seeds]
+    first, *others = [table.at(name) for name in names]
+    members = [flag for other in others for flag in ("--member", other)]
+    proxies = [flag for name in names for flag in ("--adapter", table.at(name))]
+    for kind, alone, family in [("ensemble, members' disagreement", ["--disagreement-alone"], "uwo"),
+                                ("ensemble, with their posteriors", [], "relative_total_std")]:
+        rows.append((*table.row(kind, ["--adapter", first], proxies, *members, *alone), family, 0))
+    print("| posterior | NLL | ECE | AUROC, single | AUROC, difference | best of n over the mean | seconds | MB |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        print(line(table, *row))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
