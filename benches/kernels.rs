@@ -5,10 +5,10 @@
 use candle_core::{DType, Device, Result, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rewarden::nn::{
-    attention::{Heads, attention, attention_backward},
+    attention::{Attention, Heads, Order},
     contract::{self, Bases},
-    mlp::{swiglu, swiglu_backward},
-    norm::{rms_norm, rms_norm_backward},
+    mlp::{Activation, Gate},
+    norm::Norm,
     outer::outer,
     pack::{Query, Segment},
     product::{product, product_added, transposed},
@@ -37,7 +37,9 @@ const LENGTH: usize = 128;
 const HIDDEN: usize = 576;
 /// F.
 const WIDE: usize = 1536;
-const HEADS: Heads = Heads { heads: 9, groups: 3, size: 64 };
+const HEADS: Heads = Heads { heads: 9, groups: 3, size: 64, order: Order::ByKind };
+const ATTENTION: Attention = Attention { heads: HEADS, scale: 0.125, cap: None, window: None };
+const GATE: Gate = Gate { activation: Activation::Silu, gated: true };
 /// r, of the update.
 const RANK: usize = 8;
 /// k, directions of a posterior's block.
@@ -70,31 +72,33 @@ fn attentions(c: &mut Criterion) {
     group.throughput(Throughput::Elements(TOKENS as u64));
     for length in [64, 256, 512] {
         let queries = queries(length);
-        group
-            .bench_function(format!("forward/{length}"), |b| b.iter(|| ok(attention(&qkv, HEADS, &queries))));
+        group.bench_function(format!("forward/{length}"), |b| {
+            b.iter(|| ok(ATTENTION.forward(&qkv, &queries)))
+        });
         group.bench_function(format!("backward/{length}"), |b| {
-            b.iter(|| ok(attention_backward(&qkv, HEADS, &queries, &dy)));
+            b.iter(|| ok(ATTENTION.backward(&qkv, &queries, &dy)));
         });
     }
     group.finish();
 }
 
 fn rows(c: &mut Criterion) {
-    let (x, weight, dy) = (random(&[TOKENS, HIDDEN]), random(&[HIDDEN]), random(&[TOKENS, HIDDEN]));
+    let (x, dy) = (random(&[TOKENS, HIDDEN]), random(&[TOKENS, HIDDEN]));
+    let norm = Norm { weight: random(&[HIDDEN]), bias: None, eps: EPS };
     let mut group = c.benchmark_group("rows");
     group.throughput(Throughput::Elements(TOKENS as u64));
-    group.bench_function("norm/forward", |b| b.iter(|| ok(rms_norm(&x, &weight, EPS))));
-    group.bench_function("norm/backward", |b| b.iter(|| ok(rms_norm_backward(&x, &weight, EPS, &dy, &x))));
+    group.bench_function("norm/forward", |b| b.iter(|| ok(norm.forward(&x))));
+    group.bench_function("norm/backward", |b| b.iter(|| ok(norm.backward(&x, &dy, &x))));
     let (gate_up, dact) = (random(&[TOKENS, 2 * WIDE]), random(&[TOKENS, WIDE]));
-    group.bench_function("gate/forward", |b| b.iter(|| ok(swiglu(&gate_up))));
-    group.bench_function("gate/backward", |b| b.iter(|| ok(swiglu_backward(&gate_up, &dact))));
+    group.bench_function("gate/forward", |b| b.iter(|| ok(GATE.forward(&gate_up))));
+    group.bench_function("gate/backward", |b| b.iter(|| ok(GATE.backward(&gate_up, &dact))));
     let positions: Vec<u32> = (0..TOKENS).map(|i| (i % LENGTH) as u32).collect();
     let frequencies = vec![0.1; HEADS.size / 2];
     let rotation = ok(Rotation::new(&positions, &frequencies, DType::F32, &Device::Cpu));
     // It turns where it is: the numbers change from run to run, their sizes do not.
     let qkv = random(&[TOKENS, HEADS.width()]);
-    let turned = HEADS.heads + HEADS.groups;
-    group.bench_function("rope", |b| b.iter(|| ok(rotation.apply(qkv.clone(), turned))));
+    let turning = HEADS.turning();
+    group.bench_function("rope", |b| b.iter(|| ok(rotation.apply(qkv.clone(), &turning))));
     group.finish();
 }
 

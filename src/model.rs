@@ -8,8 +8,8 @@
 use crate::{
     Error, Result,
     nn::{
-        linear::{Linear, Lora},
-        norm::rms_norm,
+        linear::{Frozen, Linear, Lora},
+        norm::Norm,
         pack::Packed,
         product::product,
     },
@@ -27,7 +27,7 @@ pub mod site;
 
 use adapter::Adapter;
 use checkpoint::Checkpoint;
-use config::Config;
+use config::{Config, NormKind};
 use descent::Descent;
 use layer::{Batch, Layer};
 use sink::{Rows, Sink};
@@ -39,7 +39,7 @@ pub struct RewardModel {
     /// (V, C)
     embedding: Tensor,
     layers: Vec<Layer>,
-    norm: Tensor,
+    norm: Norm,
     /// (1, C)
     head: Tensor,
     /// Whether the head is one of the adapter's blocks.
@@ -56,7 +56,7 @@ pub const ACTIVATION_BYTES: usize = 448 << 20;
 pub struct Trace<'a> {
     rewards: Vec<f64>,
     packed: &'a Packed,
-    batch: Batch<'a>,
+    batch: Batch,
     layers: Vec<Kept>,
     /// What the pooled tokens had before the last norm, (M, C).
     last: Tensor,
@@ -129,33 +129,60 @@ impl RewardModel {
             let lora = lora.map(|l| Ok(Lora { a: place(&l.a)?, b: place(&l.b)?, scale: l.scale }));
             lora.transpose().map_err(Error::Compute)
         };
-        let mut layers = Vec::with_capacity(base.config.layers);
-        for index in 0..base.config.layers {
-            let [qkv, o, gate_up, down] = Projection::TOGETHER.map(|projections| -> Result<Linear> {
-                let parts = projections.iter().map(|projection| {
-                    let site = Site { layer: index, projection: *projection };
-                    Ok((tensor(format!("{site}.weight"))?, lora(site)?))
+        let config = &base.config;
+        let mut layers = Vec::with_capacity(config.layers);
+        for index in 0..config.layers {
+            let of_layer = format!("{}.{index}", config.names.layers);
+            let biased = config.biases.by_input();
+            let mut linear = |at: usize| -> Result<Linear> {
+                let parts = config.names.linears[at].iter().map(|projection| {
+                    let module = format!("{of_layer}.{}", projection.module());
+                    let bias = biased[at].then(|| tensor(format!("{module}.bias"))).transpose()?;
+                    let frozen = Frozen { weight: tensor(format!("{module}.weight"))?, bias };
+                    Ok((frozen, lora(Site { layer: index, projection: *projection })?))
                 });
                 let mut linear = Linear::new(parts.collect::<Result<_>>()?)?;
                 done(&mut linear);
                 Ok(linear)
-            });
+            };
+            let linears = [linear(0)?, linear(1)?, linear(2)?, linear(3)?];
+            let mut named = |name: &str| norm(config, format!("{of_layer}.{name}"), &mut tensor);
+            let norms = config.names.norms.clone().try_map(|name| name.map(&mut named).transpose())?;
+            let qk_norms = match config.qk_norm {
+                Some(_) => {
+                    let [queries, keys] = config.names.queries_and_keys;
+                    Some([named(queries)?, named(keys)?])
+                }
+                None => None,
+            };
+            let attention = config.attention(index);
             layers.push(Layer {
                 index,
-                rows: if index + 1 == base.config.layers { Rows::Pooled } else { Rows::All },
-                input_norm: tensor(format!("model.layers.{index}.input_layernorm.weight"))?,
-                post_norm: tensor(format!("model.layers.{index}.post_attention_layernorm.weight"))?,
-                linears: [qkv?, o?, gate_up?, down?],
+                rows: if index + 1 == config.layers { Rows::Pooled } else { Rows::All },
+                norms,
+                qk_norms,
+                turning: attention.heads.turning(),
+                attention,
+                rotation: config.sights[index].rope,
+                gate: config.gate,
+                parallel: config.parallel,
+                linears,
+                projections: config.names.linears,
             });
         }
+        let embedding = tensor(config.names.embedding.into())?;
         Ok(Self {
-            embedding: tensor("model.embed_tokens.weight".into())?,
+            embedding: if config.embedding_scale == 1.0 {
+                embedding
+            } else {
+                (embedding * config.embedding_scale)?
+            },
             layers,
-            norm: tensor("model.norm.weight".into())?,
+            norm: norm(config, config.names.norm.into(), &mut tensor)?,
             head: place(used)?,
             head_trainable: head.is_some(),
             activation_bytes: ACTIVATION_BYTES,
-            config: base.config.clone(),
+            config: config.clone(),
             dtype,
             device: device.clone(),
         })
@@ -193,7 +220,7 @@ impl RewardModel {
 
     /// Hidden states of the pooled tokens after the last norm, (M, C): what a language model's head would read.
     pub fn hidden(&self, packed: &Packed) -> Result<Tensor> {
-        Ok(rms_norm(&self.last(packed)?, &self.norm, self.config.rms_norm_eps)?)
+        Ok(self.norm.forward(&self.last(packed)?)?)
     }
 
     /// What the pooled tokens have before the last norm, (M, C).
@@ -206,7 +233,8 @@ impl RewardModel {
         Ok(x)
     }
 
-    /// The token embedding (V, C), which is also the language model's head where the two are tied.
+    /// The token embedding (V, C), as it is multiplied by its scale; without one, also the language model's head where the two are
+    /// tied.
     pub fn embedding(&self) -> &Tensor {
         &self.embedding
     }
@@ -248,9 +276,14 @@ impl RewardModel {
 
     /// Bytes of one token's activations that a layer keeps.
     fn layer_bytes(&self) -> usize {
-        let Config { hidden_size, intermediate_size, heads, kv_heads, head_dim, .. } = self.config;
-        // x, middle; qkv, mixed; gate and up.
-        let numbers = 2 * hidden_size + (2 * heads + 2 * kv_heads) * head_dim + 2 * intermediate_size;
+        let Config { hidden_size, intermediate_size, gate, qk_norm, .. } = self.config;
+        let ((queries, keys), norms) = (self.config.head_rows(), &self.config.names.norms);
+        let qkv = queries + 2 * keys;
+        // x, middle, and what is added before a norm; qkv, perhaps twice, and mixed; gate and up.
+        let after = [norms.attention_out, norms.mlp_out].iter().flatten().count();
+        let attention = qkv * (1 + usize::from(qk_norm.is_some())) + queries;
+        let mlp = intermediate_size * (1 + usize::from(gate.gated));
+        let numbers = (2 + after) * hidden_size + attention + mlp;
         numbers * self.dtype.size_in_bytes()
     }
 
@@ -321,7 +354,7 @@ impl RewardModel {
         })
     }
 
-    fn batch(&self, packed: &Packed) -> Result<Batch<'_>> {
+    fn batch(&self, packed: &Packed) -> Result<Batch> {
         Batch::new(packed, &self.config, self.dtype, &self.device)
     }
 
@@ -333,7 +366,7 @@ impl RewardModel {
 
     /// Last norm and head: (M, C) -> M rewards, all finite.
     fn read_out(&self, last: &Tensor) -> Result<Vec<f64>> {
-        let hidden = rms_norm(last, &self.norm, self.config.rms_norm_eps)?;
+        let hidden = self.norm.forward(last)?;
         let rewards: Vec<f64> =
             product(&hidden, &self.head.t()?)?.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?;
         match rewards.iter().position(|r| !r.is_finite()) {
@@ -341,4 +374,15 @@ impl RewardModel {
             None => Ok(rewards),
         }
     }
+}
+
+/// A norm by the name of its module.
+fn norm(config: &Config, name: String, tensor: &mut impl FnMut(String) -> Result<Tensor>) -> Result<Norm> {
+    let weight = tensor(format!("{name}.weight"))?;
+    let (weight, bias) = match config.norm {
+        NormKind::Rms => (weight, None),
+        NormKind::RmsFromOne => ((weight + 1.0)?, None),
+        NormKind::Layer => (weight, Some(tensor(format!("{name}.bias"))?)),
+    };
+    Ok(Norm { weight, bias, eps: config.norm_eps })
 }

@@ -7,7 +7,7 @@
 
 use crate::{
     Result,
-    model::{config::Config, site::Projection},
+    model::config::Config,
     nn::cpu::gemm::{Matrix, MatrixMut},
 };
 use std::hint::black_box;
@@ -17,7 +17,7 @@ const LOWEST: (usize, usize) = (0, 0);
 
 /// (d_out, d_in) of the linear layers of a block, those of one input together.
 pub fn linear_weights(config: &Config) -> [(usize, usize); 4] {
-    Projection::TOGETHER.map(|projections| {
+    config.names.linears.map(|projections| {
         let shapes = projections.iter().map(|projection| projection.shape(config));
         shapes.fold((0, 0), |(rows, _), (d_out, d_in)| (rows + d_out, d_in))
     })

@@ -100,12 +100,8 @@ impl Adapter {
     pub fn init(spec: LoraSpec, base: &Config, seed: u64) -> Result<Self> {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
         let mut lora = BTreeMap::new();
-        for site in
-            (0..base.layers).flat_map(|layer| Projection::ALL.map(|projection| Site { layer, projection }))
-        {
-            if !spec.targets.contains(&site.projection) {
-                continue;
-            }
+        let targets = |site: &Site| spec.targets.contains(&site.projection);
+        for site in Site::all(base).filter(targets) {
             let (d_out, d_in) = site.projection.shape(base);
             let bound = 1.0 / (d_in as f32).sqrt();
             let a: Vec<f32> = (0..spec.rank * d_in).map(|_| rng.random_range(-bound..bound)).collect();
@@ -115,6 +111,12 @@ impl Adapter {
         }
         let head: Vec<f32> = (0..base.hidden_size).map(|_| 0.02 * normal(&mut rng)).collect();
         let head = Tensor::from_vec(head, (1, base.hidden_size), &Device::Cpu)?;
+        let found: Vec<Projection> = base.names.linears.concat();
+        let targets = found.into_iter().filter(|projection| spec.targets.contains(projection)).collect();
+        let spec = LoraSpec { targets, ..spec };
+        if lora.is_empty() {
+            return Err(Error::Usage("--targets: the model has no such linear layer".into()));
+        }
         Ok(Self { spec, layers: base.layers, lora, head: Some(head) })
     }
 

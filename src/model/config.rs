@@ -1,14 +1,28 @@
 //! The shape of a decoder: what a checkpoint's configuration says, parsed once, so that nothing after it can be wrong.
+//!
+//! Families differ in data alone: where norms act and of which kind, what the attention sees, which numbers turn, the MLP's
+//! activation, biases, names. One decoder ([`super::RewardModel`]) computes all of them.
 
-use crate::{Error, Result};
-use serde::Deserialize;
-use serde_json::Value;
+use crate::{
+    Error, Result,
+    nn::{
+        attention::{Attention, Heads, Order},
+        mlp::{Activation, Gate},
+    },
+};
 use std::path::Path;
+
+pub mod names;
+mod raw;
+pub mod rope;
+
+use names::Names;
+use rope::{Rope, Scaling};
 
 /// Largest number that a configuration may give for a size; a guard against overflow.
 const LARGEST: usize = 1 << 24;
 
-/// A decoder of the llama family.
+/// A decoder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub vocab_size: usize,
@@ -23,41 +37,101 @@ pub struct Config {
     pub kv_heads: usize,
     /// D.
     pub head_dim: usize,
-    pub rms_norm_eps: f64,
     /// Longest sequence, in tokens.
     pub max_length: usize,
-    pub rope: Rope,
     pub pad_token_id: Option<u32>,
+    pub names: &'static Names,
+    pub norm: NormKind,
+    pub norm_eps: f64,
+    /// Norms of queries and keys.
+    pub qk_norm: Option<QkNorm>,
+    /// How the heads of a token lie.
+    pub order: Order,
+    /// What products of queries and keys are multiplied by.
+    pub attention_scale: f64,
+    /// Bound of the attention's scores.
+    pub attention_cap: Option<f64>,
+    /// The rotary embeddings that layers use, and what each layer sees.
+    pub ropes: Vec<Rope>,
+    pub sights: Vec<Sight>,
+    pub gate: Gate,
+    pub biases: Biases,
+    /// Whether attention and MLP both read the layer's input, and add up.
+    pub parallel: bool,
+    /// What token embeddings are multiplied by.
+    pub embedding_scale: f64,
 }
 
-/// Rotary position embedding.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rope {
-    pub theta: f64,
-    pub scaling: Scaling,
+/// Of what kind the norms are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// Root mean square times w.
+    Rms,
+    /// Root mean square times 1 + w.
+    RmsFromOne,
+    /// Centred, with a bias.
+    Layer,
 }
 
-/// How the frequencies are changed for contexts longer than those of the pre-training.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(tag = "rope_type", rename_all = "lowercase")]
-pub enum Scaling {
-    Default,
-    /// Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, those between interpolated.
-    Llama3 {
-        factor: f64,
-        low_freq_factor: f64,
-        high_freq_factor: f64,
-        original_max_position_embeddings: f64,
-    },
+/// Over what queries and keys are normalised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNorm {
+    /// Each head by itself.
+    Head,
+    /// All heads of a token together.
+    Token,
+}
+
+/// What a layer's attention reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sight {
+    /// Most keys that a query sees.
+    pub window: Option<usize>,
+    /// Index of its rotary embedding.
+    pub rope: usize,
+}
+
+/// Which linear layers have a bias.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Biases {
+    pub qkv: bool,
+    pub o: bool,
+    pub mlp: bool,
 }
 
 impl Config {
+    /// Llama's ways, with every head of `head_dim` and rotated by `theta`; of no other size yet.
+    pub fn llama(layers: usize, heads: [usize; 2], head_dim: usize, theta: f64) -> Self {
+        Self {
+            vocab_size: 0,
+            hidden_size: 0,
+            intermediate_size: 0,
+            layers,
+            heads: heads[0],
+            kv_heads: heads[1],
+            head_dim,
+            max_length: 0,
+            pad_token_id: None,
+            names: &names::LLAMA,
+            norm: NormKind::Rms,
+            norm_eps: 1e-6,
+            qk_norm: None,
+            order: Order::ByKind,
+            attention_scale: (head_dim as f64).sqrt().recip(),
+            attention_cap: None,
+            ropes: vec![Rope { theta, size: head_dim, scaling: Scaling::Default }],
+            sights: vec![Sight { window: None, rope: 0 }; layers],
+            gate: Gate { activation: Activation::Silu, gated: true },
+            biases: Biases::default(),
+            parallel: false,
+            embedding_scale: 1.0,
+        }
+    }
+
     /// Parses the `config.json` of a Hugging Face checkpoint, of transformers 4 or 5.
     pub fn from_json(path: &Path, json: &[u8]) -> Result<Self> {
-        let wrong = |e: &dyn std::fmt::Display| Error::file(path, e);
-        let raw: Raw = serde_json::from_slice(json).map_err(|e| wrong(&e))?;
-        let config = raw.resolve().map_err(|e| wrong(&e))?;
-        config.check().map_err(|e| wrong(&e))?;
+        let config = raw::parse(json).map_err(|e| Error::file(path, e))?;
+        config.check().map_err(|e| Error::file(path, e))?;
         Ok(config)
     }
 
@@ -80,224 +154,86 @@ impl Config {
             let (heads, groups) = (self.heads, self.kv_heads);
             return Err(format!("num_key_value_heads: {groups} does not divide num_attention_heads {heads}"));
         }
-        if !self.head_dim.is_multiple_of(2) {
-            return Err(format!("head_dim: {} is odd, rotary embedding needs pairs", self.head_dim));
+        let positive = [
+            ("rms_norm_eps", self.norm_eps),
+            ("query_pre_attn_scalar", self.attention_scale),
+            ("attn_logit_softcapping", self.attention_cap.unwrap_or(1.0)),
+        ];
+        if let Some((name, x)) = positive.iter().find(|(_, x)| !(x.is_finite() && *x > 0.0)) {
+            return Err(format!("{name}: {x} is not a positive number"));
         }
-        let positive = [("rms_norm_eps", self.rms_norm_eps), ("rope_theta", self.rope.theta)];
-        match positive.iter().find(|(_, x)| !(x.is_finite() && *x > 0.0)) {
-            Some((name, x)) => Err(format!("{name}: {x} is not a positive number")),
-            None => self.rope.check(),
+        if self.sights.iter().any(|sight| sight.window == Some(0)) {
+            return Err("sliding_window: 0 is not a number of tokens".into());
         }
+        if let Some(rope) = self.ropes.iter().find(|rope| 2 * rope.pairs() > self.head_dim) {
+            let (turning, all) = (2 * rope.pairs(), self.head_dim);
+            return Err(format!("head_dim: {turning} numbers of {all} turn, in pairs"));
+        }
+        self.ropes.iter().try_for_each(Rope::check)
+    }
+
+    /// What a layer's attention does.
+    pub fn attention(&self, layer: usize) -> Attention {
+        let heads =
+            Heads { heads: self.heads, groups: self.kv_heads, size: self.head_dim, order: self.order };
+        let window = self.sights[layer].window;
+        Attention { heads, scale: self.attention_scale, cap: self.attention_cap, window }
+    }
+
+    /// Rows of the queries, and of the keys or the values.
+    pub fn head_rows(&self) -> (usize, usize) {
+        (self.heads * self.head_dim, self.kv_heads * self.head_dim)
+    }
+
+    /// Numbers of each norm of queries and keys.
+    pub fn qk_norm_sizes(&self) -> Option<[usize; 2]> {
+        let (queries, keys) = self.head_rows();
+        self.qk_norm.map(|over| match over {
+            QkNorm::Head => [self.head_dim; 2],
+            QkNorm::Token => [queries, keys],
+        })
     }
 
     /// Name and shape of every tensor that a checkpoint must hold, in Hugging Face's names; the head apart.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let (hidden, wide) = (self.hidden_size, self.intermediate_size);
-        let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let mut all = vec![
-            ("model.embed_tokens.weight".to_owned(), vec![self.vocab_size, hidden]),
-            ("model.norm.weight".to_owned(), vec![hidden]),
-        ];
+        let (names, hidden) = (self.names, self.hidden_size);
+        let mut all = vec![(names.embedding.to_owned(), vec![self.vocab_size, hidden])];
+        let norm = |name: String, size: usize| {
+            let mut tensors = vec![(format!("{name}.weight"), vec![size])];
+            if self.norm == NormKind::Layer {
+                tensors.push((format!("{name}.bias"), vec![size]));
+            }
+            tensors
+        };
+        all.extend(norm(names.norm.to_owned(), hidden));
         for layer in 0..self.layers {
-            let tensors = [
-                ("input_layernorm", vec![hidden]),
-                ("self_attn.q_proj", vec![queries, hidden]),
-                ("self_attn.k_proj", vec![keys, hidden]),
-                ("self_attn.v_proj", vec![keys, hidden]),
-                ("self_attn.o_proj", vec![hidden, queries]),
-                ("post_attention_layernorm", vec![hidden]),
-                ("mlp.gate_proj", vec![wide, hidden]),
-                ("mlp.up_proj", vec![wide, hidden]),
-                ("mlp.down_proj", vec![hidden, wide]),
-            ];
-            all.extend(tensors.map(|(name, shape)| (format!("model.layers.{layer}.{name}.weight"), shape)));
+            let of_layer = format!("{}.{layer}", names.layers);
+            let norms = &names.norms;
+            let places = [norms.attention_in, norms.attention_out, norms.mlp_in, norms.mlp_out];
+            for name in places.into_iter().flatten() {
+                all.extend(norm(format!("{of_layer}.{name}"), hidden));
+            }
+            for (name, size) in names.queries_and_keys.iter().zip(self.qk_norm_sizes().into_iter().flatten())
+            {
+                all.extend(norm(format!("{of_layer}.{name}"), size));
+            }
+            for (projections, biased) in names.linears.iter().zip(self.biases.by_input()) {
+                for projection in *projections {
+                    let ((d_out, d_in), module) = (projection.shape(self), projection.module());
+                    all.push((format!("{of_layer}.{module}.weight"), vec![d_out, d_in]));
+                    if biased {
+                        all.push((format!("{of_layer}.{module}.bias"), vec![d_out]));
+                    }
+                }
+            }
         }
         all
     }
 }
 
-impl Rope {
-    fn check(&self) -> Result<(), String> {
-        let Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } =
-            &self.scaling
-        else {
-            return Ok(());
-        };
-        let all = [factor, low_freq_factor, high_freq_factor, original_max_position_embeddings];
-        if all.iter().any(|x| !(x.is_finite() && **x > 0.0)) || low_freq_factor >= high_freq_factor {
-            return Err(
-                "rope_parameters: llama3 needs positive numbers, low_freq_factor < high_freq_factor".into()
-            );
-        }
-        Ok(())
-    }
-
-    /// Angle per position of each pair of a head's dimensions, D / 2 numbers, rounded to f32 as Hugging Face does.
-    pub fn frequencies(&self, head_dim: usize) -> Vec<f32> {
-        let plain = (0..head_dim / 2).map(|i| {
-            let exponent = (2 * i) as f32 / head_dim as f32;
-            1.0 / (self.theta as f32).powf(exponent)
-        });
-        plain.map(|frequency| self.scaling.apply(f64::from(frequency)) as f32).collect()
-    }
-}
-
-impl Scaling {
-    fn apply(&self, frequency: f64) -> f64 {
-        let Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } =
-            self
-        else {
-            return frequency;
-        };
-        // Turns of the pair within the context of the pre-training.
-        let turns = original_max_position_embeddings * frequency / std::f64::consts::TAU;
-        let kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
-        (1.0 - kept) * frequency / factor + kept * frequency
-    }
-}
-
-/// `config.json` as written.
-#[derive(Deserialize)]
-struct Raw {
-    model_type: String,
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
-    #[serde(default = "default_eps")]
-    rms_norm_eps: f64,
-    max_position_embeddings: usize,
-    rope_theta: Option<f64>,
-    rope_scaling: Option<Value>,
-    rope_parameters: Option<Value>,
-    pad_token_id: Option<i64>,
-    hidden_act: Option<String>,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    mlp_bias: bool,
-}
-
-fn default_eps() -> f64 {
-    1e-6
-}
-
-impl Raw {
-    fn resolve(self) -> Result<Config, String> {
-        if self.model_type != "llama" {
-            return Err(format!("model_type: `{}` is not supported (hint: `llama` is)", self.model_type));
-        }
-        if let Some(act) = self.hidden_act.as_deref().filter(|act| !["silu", "swish"].contains(act)) {
-            return Err(format!("hidden_act: `{act}` is not supported (hint: `silu` is)"));
-        }
-        for (name, set) in [("attention_bias", self.attention_bias), ("mlp_bias", self.mlp_bias)] {
-            if set {
-                return Err(format!("{name}: biases are not supported"));
-            }
-        }
-        let rope = self.rope()?;
-        let pad_token_id = self.pad_token_id.and_then(|id| u32::try_from(id).ok());
-        let heads = self.num_attention_heads;
-        Ok(Config {
-            vocab_size: self.vocab_size,
-            hidden_size: self.hidden_size,
-            intermediate_size: self.intermediate_size,
-            layers: self.num_hidden_layers,
-            heads,
-            kv_heads: self.num_key_value_heads.unwrap_or(heads),
-            head_dim: self.head_dim.unwrap_or(self.hidden_size.checked_div(heads).unwrap_or(0)),
-            rms_norm_eps: self.rms_norm_eps,
-            max_length: self.max_position_embeddings,
-            rope,
-            pad_token_id,
-        })
-    }
-
-    /// `rope_parameters` of transformers 5, or `rope_theta` and `rope_scaling` (whose `type` is the older name).
-    fn rope(&self) -> Result<Rope, String> {
-        let (key, written) = match (&self.rope_parameters, &self.rope_scaling) {
-            (Some(parameters), _) => ("rope_parameters", Some(parameters)),
-            (None, scaling) => ("rope_scaling", scaling.as_ref()),
-        };
-        let Some(written) = written else {
-            return Ok(Rope { theta: self.rope_theta.unwrap_or(1e4), scaling: Scaling::Default });
-        };
-        let mut fields = written.as_object().cloned().ok_or_else(|| format!("{key}: expected an object"))?;
-        if let Some(old) = fields.remove("type") {
-            fields.entry("rope_type").or_insert(old);
-        }
-        fields.entry("rope_type").or_insert("default".into());
-        let theta = match fields.get("rope_theta") {
-            Some(theta) => theta.as_f64().ok_or_else(|| format!("{key}: rope_theta: expected a number"))?,
-            None => self.rope_theta.unwrap_or(1e4),
-        };
-        let scaling = serde_json::from_value(fields.into()).map_err(|e| format!("{key}: {e}"))?;
-        Ok(Rope { theta, scaling })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn base() -> Value {
-        json!({
-            "model_type": "llama", "vocab_size": 10, "hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 2,
-            "num_attention_heads": 2, "max_position_embeddings": 64, "pad_token_id": null, "rope_theta": 5e5
-        })
-    }
-
-    fn parse(change: Value) -> Result<Config> {
-        let mut config = base();
-        for (key, value) in change.as_object().unwrap() {
-            config[key] = value.clone();
-        }
-        Config::from_json(Path::new("config.json"), config.to_string().as_bytes())
-    }
-
-    #[test]
-    fn defaults_follow_hugging_face() {
-        let config = parse(json!({})).unwrap();
-        assert_eq!((config.kv_heads, config.head_dim, config.rms_norm_eps), (2, 4, 1e-6));
-        assert_eq!(config.rope, Rope { theta: 5e5, scaling: Scaling::Default });
-        assert_eq!(config.pad_token_id, None);
-        assert_eq!(parse(json!({"pad_token_id": -1})).unwrap().pad_token_id, None);
-    }
-
-    #[test]
-    fn both_generations_say_the_same_rope() {
-        let llama3 = json!({
-            "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32
-        });
-        let mut old = llama3.clone();
-        old["type"] = "llama3".into();
-        let mut new = llama3;
-        new["rope_type"] = "llama3".into();
-        new["rope_theta"] = 5e5.into();
-        let old = parse(json!({"rope_scaling": old})).unwrap();
-        assert_eq!(old, parse(json!({"rope_parameters": new, "rope_theta": null})).unwrap());
-        assert!(matches!(old.rope.scaling, Scaling::Llama3 { factor: 8.0, .. }));
-    }
-
-    #[test]
-    fn what_is_not_supported_is_named() {
-        let table = [
-            (json!({"model_type": "qwen9"}), "model_type: `qwen9` is not supported"),
-            (json!({"hidden_act": "gelu"}), "hidden_act: `gelu` is not supported"),
-            (json!({"attention_bias": true}), "attention_bias: biases"),
-            (json!({"rope_scaling": {"type": "yarn"}}), "rope_scaling: unknown variant `yarn`"),
-            (json!({"num_key_value_heads": 3}), "num_key_value_heads: 3 does not divide"),
-            (json!({"num_attention_heads": 0}), "num_attention_heads: 0 is not between"),
-            (json!({"head_dim": 3}), "head_dim: 3 is odd"),
-            (json!({"hidden_size": "x"}), "invalid type: string \"x\""),
-        ];
-        for (change, want) in table {
-            let message = parse(change).unwrap_err().to_string();
-            assert!(message.starts_with("config.json: ") && message.contains(want), "{message}");
-        }
+impl Biases {
+    /// In the order of [`Names::linears`].
+    pub fn by_input(self) -> [bool; 4] {
+        [self.qkv, self.o, self.mlp, self.mlp]
     }
 }

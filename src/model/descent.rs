@@ -11,12 +11,7 @@ use super::{
 };
 use crate::{
     Result,
-    nn::{
-        norm::{rms_norm, rms_norm_backward},
-        pack::Packed,
-        product::product,
-        rows::gather,
-    },
+    nn::{pack::Packed, product::product, rows::gather},
 };
 use candle_core::Tensor;
 use std::borrow::Cow;
@@ -27,7 +22,7 @@ pub struct Descent<'a> {
     trace: &'a Trace<'a>,
     /// The batch that is walked back.
     packed: Cow<'a, Packed>,
-    batch: Cow<'a, Batch<'a>>,
+    batch: Cow<'a, Batch>,
     /// Where only some are left: their rows in the trace.
     selection: Option<Selection>,
     /// Gradient at the output of the next layer: of the pooled tokens (M, C) at the top, then of all, (N, C).
@@ -149,8 +144,7 @@ impl RewardModel {
     /// Gradient of `sum_i cotangents[i] * reward[i]` at what the head's norm reads, (M, C).
     fn below_head(&self, last: &Tensor, cotangents: &[f64]) -> Result<Tensor> {
         let dhidden = product(&self.column(cotangents)?, &self.head)?;
-        let eps = self.config.rms_norm_eps;
-        Ok(rms_norm_backward(last, &self.norm, eps, &dhidden, &dhidden.zeros_like()?)?)
+        Ok(self.norm.backward(last, &dhidden, &dhidden.zeros_like()?)?)
     }
 
     /// Shows the reward head to `sink`.
@@ -158,7 +152,7 @@ impl RewardModel {
         if !self.head_trainable {
             return Ok(());
         }
-        let hidden = rms_norm(&trace.last, &self.norm, self.config.rms_norm_eps)?;
+        let hidden = self.norm.forward(&trace.last)?;
         sink.head(&hidden, &self.column(cotangents)?)
     }
 

@@ -1,19 +1,20 @@
-//! One decoder layer: x + o(attention(norm(x))), then + down(swiglu(norm(·))); its backward in reverse order.
+//! One decoder layer: x + o(attention(norm(x))), then + down(gate(norm(·))); its backward in reverse order.
 //!
-//! Of the last layer only the pooled tokens are read, and the same holds for everything in it that follows the attention:
-//! from there on it is computed for their rows alone, in both directions.
+//! Norms may act before attention and MLP, on what they add, or on both; and both may read the layer's input and add up
+//! ([`Config`]). Of the last layer only the pooled tokens are read, and the same holds for everything in it that follows the
+//! attention: from there on it is computed for their rows alone, in both directions.
 
 use super::{
-    config::Config,
+    config::{Config, names::Norms},
     sink::{Rows, Sink, Visit},
     site::Projection,
 };
 use crate::Result;
 use crate::nn::{
-    attention::{Heads, attention, attention_backward},
+    attention::Attention,
     linear::{Linear, Lora},
-    mlp::{swiglu, swiglu_backward},
-    norm::{rms_norm, rms_norm_backward},
+    mlp::Gate,
+    norm::Norm,
     pack::{Packed, Query},
     rope::Rotation,
     rows::gather,
@@ -22,27 +23,26 @@ use candle_core::{DType, Device, Tensor};
 
 /// What every layer needs to know of the batch.
 #[derive(Clone)]
-pub(super) struct Batch<'a> {
-    config: &'a Config,
-    heads: Heads,
-    rotation: Rotation,
+pub(super) struct Batch {
+    /// One for each of the model's rotary embeddings.
+    rotations: Vec<Rotation>,
     /// Every token.
     all: Vec<Query>,
     /// The pooled tokens, and their indices (M).
     pooled: (Vec<Query>, Tensor),
 }
 
-impl<'a> Batch<'a> {
-    pub fn new(packed: &Packed, config: &'a Config, dtype: DType, device: &Device) -> Result<Self> {
-        let frequencies = config.rope.frequencies(config.head_dim);
+impl Batch {
+    pub fn new(packed: &Packed, config: &Config, dtype: DType, device: &Device) -> Result<Self> {
         let pooled: Vec<u32> = packed.pooled.iter().map(|i| *i as u32).collect();
-        let rows = Tensor::new(pooled, device)?;
+        let rotations = config
+            .ropes
+            .iter()
+            .map(|rope| Ok(Rotation::new(&packed.positions, &rope.frequencies(), dtype, device)?));
         Ok(Self {
-            config,
-            heads: Heads { heads: config.heads, groups: config.kv_heads, size: config.head_dim },
-            rotation: Rotation::new(&packed.positions, &frequencies, dtype, device)?,
+            rotations: rotations.collect::<Result<_>>()?,
             all: Query::all(&packed.segments),
-            pooled: (Query::some(&packed.segments, &packed.pooled), rows),
+            pooled: (Query::some(&packed.segments, &packed.pooled), Tensor::new(pooled, device)?),
         })
     }
 
@@ -51,11 +51,6 @@ impl<'a> Batch<'a> {
             Rows::All => &self.all,
             Rows::Pooled => &self.pooled.0,
         }
-    }
-
-    /// Heads that are rotated: of the queries and keys.
-    fn rotated(&self) -> usize {
-        self.heads.heads + self.heads.groups
     }
 
     /// The rows of (N, C) that are computed.
@@ -80,25 +75,39 @@ pub(super) struct Layer {
     pub index: usize,
     /// What of its output is read.
     pub rows: Rows,
-    pub input_norm: Tensor,
-    pub post_norm: Tensor,
-    /// In the order of [`Projection::TOGETHER`].
+    pub norms: Norms<Option<Norm>>,
+    /// Of queries and of keys, each over as many numbers as its weight has.
+    pub qk_norms: Option<[Norm; 2]>,
+    pub attention: Attention,
+    /// Where the heads begin that turn, and by which of the batch's rotations.
+    pub turning: Vec<usize>,
+    pub rotation: usize,
+    pub gate: Gate,
+    /// Whether the MLP reads the layer's input, not what the attention made of it.
+    pub parallel: bool,
+    /// Of the attention's input, its output, the MLP's input and its output.
     pub linears: [Linear; 4],
+    /// The projections of each.
+    pub projections: [&'static [Projection]; 4],
 }
 
-/// What the backward reads again. The norms, the gated activation and the attention's probabilities are cheap to
+/// What the backward reads again. Norms of the residual, the gated activation and the attention's probabilities are cheap to
 /// compute a second time and are not kept.
 #[derive(Clone)]
 pub(super) struct Trace {
     /// (N, C)
     x: Tensor,
+    /// Queries and keys before their norms, where they have some, (N, (H + 2 G) D).
+    raw: Option<Tensor>,
     /// Queries and keys rotated, (N, (H + 2 G) D).
     qkv: Tensor,
     /// Attention's output, (R, H D), for the rows that are computed.
     mixed: Tensor,
+    /// What attention and MLP add to the residual before their norms, where they have some, (R, C).
+    added: [Option<Tensor>; 2],
     /// After the attention's residual, (R, C)
     middle: Tensor,
-    /// (R, 2 F)
+    /// (R, 2 F), or (R, F) without a gate.
     gate_up: Tensor,
 }
 
@@ -106,17 +115,20 @@ pub(super) struct Trace {
 pub(super) struct Below {
     /// (N, (H + 2 G) D)
     dqkv: Tensor,
-    /// (R, C)
-    dmiddle: Tensor,
+    /// Of the input's rows that are computed, past the attention: (R, C).
+    beside: Tensor,
 }
 
 impl Trace {
     /// What a batch has whose tokens are rows of this one's: `tokens` of all, `computed` of those that follow the attention.
     pub fn select(&self, tokens: &Tensor, computed: &Tensor) -> Result<Self> {
+        let some = |x: &Option<Tensor>, rows| x.as_ref().map(|x| gather(x, rows)).transpose();
         Ok(Self {
             x: gather(&self.x, tokens)?,
+            raw: some(&self.raw, tokens)?,
             qkv: gather(&self.qkv, tokens)?,
             mixed: gather(&self.mixed, computed)?,
+            added: [some(&self.added[0], computed)?, some(&self.added[1], computed)?],
             middle: gather(&self.middle, computed)?,
             gate_up: gather(&self.gate_up, computed)?,
         })
@@ -127,43 +139,85 @@ impl Layer {
     /// (N, C) -> (R, C), with what [`Layer::backward`] reads.
     pub fn forward(&self, x: &Tensor, batch: &Batch) -> Result<(Tensor, Trace)> {
         let [to_qkv, o, to_gate_up, down] = &self.linears;
-        let eps = batch.config.rms_norm_eps;
-        let n = rms_norm(x, &self.input_norm, eps)?;
-        let qkv = batch.rotation.apply(to_qkv.forward(&n)?, batch.rotated())?;
-        let mixed = attention(&qkv, batch.heads, batch.queries(self.rows))?;
-        let middle = o.forward_added(&mixed, &batch.pick(self.rows, x)?)?;
-        let n = rms_norm(&middle, &self.post_norm, eps)?;
-        let gate_up = to_gate_up.forward(&n)?;
-        let y = down.forward_added(&swiglu(&gate_up)?, &middle)?;
-        Ok((y, Trace { x: x.clone(), qkv, mixed, middle, gate_up }))
+        let of_all = to_qkv.forward(&normed(&self.norms.attention_in, x)?)?;
+        let (qkv, raw) = match &self.qk_norms {
+            Some(norms) => (self.qk_normed(&of_all, norms)?, Some(of_all)),
+            None => (of_all, None),
+        };
+        let qkv = batch.rotations[self.rotation].apply(qkv, &self.turning)?;
+        let mixed = self.attention.forward(&qkv, batch.queries(self.rows))?;
+        let input = batch.pick(self.rows, x)?;
+        let (middle, by_attention) = added(o, &mixed, &input, &self.norms.attention_out)?;
+        let read = if self.parallel { &input } else { &middle };
+        let gate_up = to_gate_up.forward(&normed(&self.norms.mlp_in, read)?)?;
+        let (y, by_mlp) = added(down, &self.gate.forward(&gate_up)?, &middle, &self.norms.mlp_out)?;
+        let added = [by_attention, by_mlp];
+        Ok((y, Trace { x: x.clone(), raw, qkv, mixed, added, middle, gate_up }))
     }
 
     /// Shows every site with an update to `sink`, given the gradient of the output, (R, C).
     pub fn backward(&self, trace: &Trace, batch: &Batch, dy: &Tensor, sink: &mut dyn Sink) -> Result<Below> {
         let [_, o, to_gate_up, down] = &self.linears;
-        let Trace { x, qkv, mixed, middle, gate_up } = trace;
-        let eps = batch.config.rms_norm_eps;
-        let (dgate_up, act) = swiglu_backward(gate_up, &down.backward(dy)?)?;
-        self.show(3, &act, dy, sink)?;
+        let Trace { x, raw, qkv, mixed, added: [by_attention, by_mlp], middle, gate_up } = trace;
+        let g = before(&self.norms.mlp_out, by_mlp, dy)?;
+        let (dgate_up, act) = self.gate.backward(gate_up, &down.backward(&g)?)?;
+        self.show(3, &act, &g, sink)?;
         drop(act);
-        let n = rms_norm(middle, &self.post_norm, eps)?;
-        self.show(2, &n, &dgate_up, sink)?;
-        let dn = to_gate_up.backward(&dgate_up)?;
-        let dmiddle = rms_norm_backward(middle, &self.post_norm, eps, &dn, dy)?;
-        self.show(1, mixed, &dmiddle, sink)?;
-        let dqkv = attention_backward(qkv, batch.heads, batch.queries(self.rows), &o.backward(&dmiddle)?)?;
-        let dqkv = batch.rotation.apply_backward(dqkv, batch.rotated())?;
-        let n = rms_norm(x, &self.input_norm, eps)?;
-        self.show(0, &n, &dqkv, sink)?;
-        Ok(Below { dqkv, dmiddle })
+        let read = if self.parallel { &batch.pick(self.rows, x)? } else { middle };
+        self.show(2, &normed(&self.norms.mlp_in, read)?, &dgate_up, sink)?;
+        // The residual that the MLP adds to, and what it reads: the same but for a parallel layer.
+        let beside = through(&self.norms.mlp_in, read, &to_gate_up.backward(&dgate_up)?, dy)?;
+        let dmiddle = if self.parallel { dy } else { &beside };
+        let g = before(&self.norms.attention_out, by_attention, dmiddle)?;
+        self.show(1, mixed, &g, sink)?;
+        let dqkv = self.attention.backward(qkv, batch.queries(self.rows), &o.backward(&g)?)?;
+        let dqkv = batch.rotations[self.rotation].apply_backward(dqkv, &self.turning)?;
+        let dqkv = match (&self.qk_norms, raw) {
+            (Some(norms), Some(raw)) => self.before_qk_norms(raw, dqkv, norms)?,
+            _ => dqkv,
+        };
+        self.show(0, &normed(&self.norms.attention_in, x)?, &dqkv, sink)?;
+        Ok(Below { dqkv, beside })
     }
 
     /// Gradient of the input, (N, C).
     pub fn input_gradient(&self, trace: &Trace, batch: &Batch, below: Below) -> Result<Tensor> {
-        let (x, eps) = (&trace.x, batch.config.rms_norm_eps);
+        let x = &trace.x;
         let dn = self.linears[0].backward(&below.dqkv)?;
-        let beside = batch.spread(self.rows, below.dmiddle, x)?;
-        Ok(rms_norm_backward(x, &self.input_norm, eps, &dn, &beside)?)
+        through(&self.norms.attention_in, x, &dn, &batch.spread(self.rows, below.beside, x)?)
+    }
+
+    /// Queries and keys normalised, values as they are: (N, (H + 2 G) D), heads by kind.
+    fn qk_normed(&self, raw: &Tensor, norms: &[Norm; 2]) -> Result<Tensor> {
+        self.of_queries_and_keys(raw, |at, part| Ok(norms[at].forward(&rows_of(part, &norms[at])?)?))
+    }
+
+    /// Gradient of [`Layer::qk_normed`].
+    fn before_qk_norms(&self, raw: &Tensor, dqkv: Tensor, norms: &[Norm; 2]) -> Result<Tensor> {
+        let raw = self.parts(raw)?;
+        self.of_queries_and_keys(&dqkv, |at, part| {
+            let (raw, dy) = (rows_of(&raw[at], &norms[at])?, rows_of(part, &norms[at])?);
+            Ok(norms[at].backward(&raw, &dy, &dy.zeros_like()?)?)
+        })
+    }
+
+    fn of_queries_and_keys(
+        &self,
+        x: &Tensor,
+        change: impl Fn(usize, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let [q, k, v] = self.parts(x)?;
+        let changed =
+            |at: usize, part: &Tensor| Ok::<_, crate::Error>(change(at, part)?.reshape(part.dims())?);
+        Ok(Tensor::cat(&[changed(0, &q)?, changed(1, &k)?, v], 1)?)
+    }
+
+    /// Queries, keys and values.
+    fn parts(&self, x: &Tensor) -> Result<[Tensor; 3]> {
+        let heads = self.attention.heads;
+        let (queries, keys) = (heads.heads * heads.size, heads.groups * heads.size);
+        let part = |start: usize, len: usize| x.narrow(1, start, len)?.contiguous();
+        Ok([part(0, queries)?, part(queries, keys)?, part(queries + keys, keys)?])
     }
 
     /// Shows the linear layers of one input and their output gradients.
@@ -174,12 +228,12 @@ impl Layer {
         }
         // The attention is the last that sees all tokens.
         let rows = if group == 0 { Rows::All } else { self.rows };
-        sink.visit(&Visit { layer: self.index, projections: Projection::TOGETHER[group], linear, rows, x, g })
+        sink.visit(&Visit { layer: self.index, projections: self.projections[group], linear, rows, x, g })
     }
 
     /// The updates, by projection.
     pub fn updates(&self) -> impl Iterator<Item = (Projection, &Lora)> {
-        let groups = Projection::TOGETHER.into_iter().zip(&self.linears);
+        let groups = self.projections.into_iter().zip(&self.linears);
         groups.flat_map(|(projections, linear)| {
             let updates = projections.iter().zip(linear.parts());
             updates.filter_map(|(projection, (_, lora))| Some((*projection, lora?)))
@@ -188,7 +242,7 @@ impl Layer {
 
     /// Puts other updates on some projections.
     pub fn assign(&mut self, updates: &[(Projection, Lora)]) -> Result<()> {
-        for (projections, linear) in Projection::TOGETHER.iter().zip(&mut self.linears) {
+        for (projections, linear) in self.projections.iter().zip(&mut self.linears) {
             let index = |p: &Projection| projections.iter().position(|other| other == p);
             let changed: Vec<(usize, Lora)> =
                 updates.iter().filter_map(|(p, lora)| Some((index(p)?, lora.clone()))).collect();
@@ -202,4 +256,42 @@ impl Layer {
     pub fn has_lora(&self) -> bool {
         self.linears.iter().any(Linear::has_lora)
     }
+}
+
+/// x where there is no norm.
+fn normed(norm: &Option<Norm>, x: &Tensor) -> Result<Tensor> {
+    Ok(norm.as_ref().map_or(Ok(x.clone()), |norm| norm.forward(x))?)
+}
+
+/// `to` plus the linear layer's output, or plus its norm; with the output itself where its norm's backward reads it.
+fn added(linear: &Linear, x: &Tensor, to: &Tensor, norm: &Option<Norm>) -> Result<(Tensor, Option<Tensor>)> {
+    Ok(match norm {
+        None => (linear.forward_added(x, to)?, None),
+        Some(norm) => {
+            let y = linear.forward(x)?;
+            ((to + norm.forward(&y)?)?, Some(y))
+        }
+    })
+}
+
+/// The gradient of a linear layer's output, given that of what is added to the residual.
+fn before(norm: &Option<Norm>, output: &Option<Tensor>, dy: &Tensor) -> Result<Tensor> {
+    Ok(match (norm, output) {
+        (Some(norm), Some(output)) => norm.backward(output, dy, &dy.zeros_like()?)?,
+        _ => dy.clone(),
+    })
+}
+
+/// The gradient of the residual where a branch leaves it, by a norm where there is one: `dn` of what the branch reads, `beside`
+/// of what passes it by.
+fn through(norm: &Option<Norm>, x: &Tensor, dn: &Tensor, beside: &Tensor) -> Result<Tensor> {
+    Ok(match norm {
+        Some(norm) => norm.backward(x, dn, beside)?,
+        None => (dn + beside)?,
+    })
+}
+
+/// As rows of what the norm is over.
+fn rows_of(x: &Tensor, norm: &Norm) -> candle_core::Result<Tensor> {
+    x.reshape(((), norm.weight.dim(0)?))
 }

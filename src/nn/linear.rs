@@ -1,4 +1,4 @@
-//! Frozen linear layers with low-rank updates (LoRA, Hu et al., 2021): y = x (W + s B A)^T.
+//! Frozen linear layers with low-rank updates (LoRA, Hu et al., 2021): y = x (W + s B A)^T + b.
 //!
 //! The update is merged into an effective weight, so that forward and backward cost one matrix product each, as without
 //! an adapter. The factors stay beside it: the gradients of A and B need s B^T g and A x, not the merged weight.
@@ -10,6 +10,7 @@
 use super::{
     product::{product, product_added, transposed},
     quantized::Quantized,
+    rows::add_row,
 };
 use candle_core::{Result, Tensor, bail};
 use std::ops::Range;
@@ -47,12 +48,21 @@ impl Lora {
     }
 }
 
+/// A frozen layer.
+#[derive(Debug, Clone)]
+pub struct Frozen {
+    /// W, (d_out, d_in).
+    pub weight: Tensor,
+    /// b, (d_out).
+    pub bias: Option<Tensor>,
+}
+
 /// One of the layers that share an input.
 #[derive(Debug, Clone)]
 struct Part {
     outputs: usize,
-    /// W, (d_out, d_in), without bias; kept while the update may still change.
-    base: Option<Tensor>,
+    /// Kept while the update may still change.
+    base: Option<Frozen>,
     lora: Option<Lora>,
 }
 
@@ -71,23 +81,27 @@ pub struct Linear {
     forward: Forward,
     /// W + s B A of all parts below each other, (d_out, d_in).
     backward: Option<Tensor>,
+    /// b of all parts beside each other, (d_out), where one has it.
+    bias: Option<Tensor>,
 }
 
 impl Linear {
-    /// W (d_out, d_in) of each layer, without bias, with its update.
-    pub fn new(layers: Vec<(Tensor, Option<Lora>)>) -> Result<Self> {
+    /// Layers with their updates.
+    pub fn new(layers: Vec<(Frozen, Option<Lora>)>) -> Result<Self> {
         let merged = layers.iter().map(|(base, lora)| match lora {
-            Some(lora) => lora.merged(base),
-            None => Ok(base.clone()),
+            Some(lora) => lora.merged(&base.weight),
+            None => Ok(base.weight.clone()),
         });
         let merged = merged.collect::<Result<Vec<_>>>()?;
-        let part = |(base, lora): (Tensor, _)| Part { outputs: base.dims()[0], base: Some(base), lora };
+        let bias = biases(layers.iter().map(|(base, _)| base))?;
+        let part =
+            |(base, lora): (Frozen, _)| Part { outputs: base.weight.dims()[0], base: Some(base), lora };
         let parts = layers.into_iter().map(part).collect();
         let backward = match &merged[..] {
             [one] => one.clone(),
             all => Tensor::cat(all, 0)?,
         };
-        Ok(Self { parts, forward: Forward::Exact(transposed(&backward)?), backward: Some(backward) })
+        Ok(Self { parts, forward: Forward::Exact(transposed(&backward)?), backward: Some(backward), bias })
     }
 
     /// The rows of its output that belong to each part, with the part's update.
@@ -137,17 +151,24 @@ impl Linear {
 
     /// (N, d_in) -> (N, d_out).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match &self.forward {
-            Forward::Exact(weight) => product(x, weight),
-            Forward::Int8(weight) => weight.product(x),
-        }
+        self.biased(match &self.forward {
+            Forward::Exact(weight) => product(x, weight)?,
+            Forward::Int8(weight) => weight.product(x)?,
+        })
     }
 
     /// `to` plus the output: (N, d_in), (N, d_out) -> (N, d_out).
     pub fn forward_added(&self, x: &Tensor, to: &Tensor) -> Result<Tensor> {
-        match &self.forward {
-            Forward::Exact(weight) => product_added(x, weight, to),
-            Forward::Int8(weight) => weight.product_added(x, to),
+        self.biased(match &self.forward {
+            Forward::Exact(weight) => product_added(x, weight, to)?,
+            Forward::Int8(weight) => weight.product_added(x, to)?,
+        })
+    }
+
+    fn biased(&self, y: Tensor) -> Result<Tensor> {
+        match &self.bias {
+            Some(bias) => add_row(y, bias),
+            None => Ok(y),
         }
     }
 
@@ -160,6 +181,18 @@ impl Linear {
     }
 }
 
+/// The biases of layers beside each other, zero where one has none; `None` where none has.
+fn biases<'a>(layers: impl Iterator<Item = &'a Frozen> + Clone) -> Result<Option<Tensor>> {
+    if layers.clone().all(|layer| layer.bias.is_none()) {
+        return Ok(None);
+    }
+    let each = layers.map(|Frozen { weight, bias }| match bias {
+        Some(bias) => Ok(bias.clone()),
+        None => Tensor::zeros(weight.dim(0)?, weight.dtype(), weight.device()),
+    });
+    Tensor::cat(&each.collect::<Result<Vec<_>>>()?, 0).map(Some)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,7 +201,9 @@ mod tests {
     /// Two layers of 3 and 2 outputs over one input of 5; only the first has an update.
     fn layer() -> Linear {
         let lora = Lora { a: random(1, &[2, 5]), b: random(2, &[3, 2]), scale: 0.7 };
-        Linear::new(vec![(random(3, &[3, 5]), Some(lora)), (random(6, &[2, 5]), None)]).unwrap()
+        let first = Frozen { weight: random(3, &[3, 5]), bias: None };
+        let second = Frozen { weight: random(6, &[2, 5]), bias: Some(random(8, &[2])) };
+        Linear::new(vec![(first, Some(lora)), (second, None)]).unwrap()
     }
 
     fn lora() -> Lora {
@@ -179,8 +214,9 @@ mod tests {
     fn merged_equals_unmerged() {
         let (layer, lora, x) = (layer(), lora(), random(4, &[6, 5]));
         let side = (lora.down(&x).unwrap().matmul(&lora.b.t().unwrap()).unwrap() * lora.scale).unwrap();
-        let base = |i: usize| x.matmul(&layer.parts[i].base.as_ref().unwrap().t().unwrap()).unwrap();
-        let unmerged = Tensor::cat(&[(base(0) + side).unwrap(), base(1)], 1).unwrap();
+        let base = |i: usize| x.matmul(&layer.parts[i].base.as_ref().unwrap().weight.t().unwrap()).unwrap();
+        let second = base(1).broadcast_add(&random(8, &[2])).unwrap();
+        let unmerged = Tensor::cat(&[(base(0) + side).unwrap(), second], 1).unwrap();
         let merged = layer.forward(&x).unwrap();
         for (got, want) in values(&merged).iter().zip(values(&unmerged)) {
             assert!((got - want).abs() < 1e-12);

@@ -1,9 +1,10 @@
-//! Rotary position embedding (Su et al., 2021), in Hugging Face's layout: the first half of a head turns with the second.
+//! Rotary position embedding (Su et al., 2021), in Hugging Face's layout: the first half of a head, or of its part that turns,
+//! turns with the second.
 
 use super::cpu::{self, Values};
 use candle_core::{DType, Device, Result, Tensor};
 
-/// cos and sin of every token's angles, (N, D / 2) each.
+/// cos and sin of every token's angles, (N, half) each: half of a head's numbers that turn.
 #[derive(Debug, Clone)]
 pub struct Rotation {
     cos: Tensor,
@@ -19,30 +20,43 @@ impl Rotation {
         Ok(Self { cos: angles.cos()?.to_dtype(dtype)?, sin: angles.sin()?.to_dtype(dtype)? })
     }
 
-    /// Turns the first `heads` heads of each token: (N, width) -> (N, width). Takes the only handle of `x`.
-    pub fn apply(&self, x: Tensor, heads: usize) -> Result<Tensor> {
-        self.turn(x, heads, 1.0)
+    /// Turns the heads of each token that begin at `starts`: (N, width) -> (N, width). Takes the only handle of `x`.
+    pub fn apply(&self, x: Tensor, starts: &[usize]) -> Result<Tensor> {
+        self.turn(x, starts, 1.0)
     }
 
     /// Gradient of [`Rotation::apply`]: a rotation's transpose turns the other way.
-    pub fn apply_backward(&self, dy: Tensor, heads: usize) -> Result<Tensor> {
-        self.turn(dy, heads, -1.0)
+    pub fn apply_backward(&self, dy: Tensor, starts: &[usize]) -> Result<Tensor> {
+        self.turn(dy, starts, -1.0)
     }
 
-    fn turn(&self, x: Tensor, heads: usize, direction: f64) -> Result<Tensor> {
-        let (tokens, width) = x.dims2()?;
-        let size = 2 * self.cos.dim(1)?;
+    fn turn(&self, x: Tensor, starts: &[usize], direction: f64) -> Result<Tensor> {
+        let width = x.dim(1)?;
         if let Some([cos, sin]) = Values::of_all([&self.cos, &self.sin])
             && Values::of(&x).is_some()
         {
-            cpu::in_place(&x, |x| cpu::rope::rotate(x, width, heads, (&cos, &sin), direction as f32))?;
+            cpu::in_place(&x, |x| cpu::rope::rotate(x, width, starts, (&cos, &sin), direction as f32))?;
             return Ok(x);
         }
-        let turned = x.narrow(1, 0, heads * size)?.reshape((1, tokens, heads, size))?;
-        let sin = (&self.sin * direction)?;
-        let turned = candle_nn::rotary_emb::rope_thd(&turned.contiguous()?, &self.cos, &sin)?;
-        let rest = x.narrow(1, heads * size, width - heads * size)?;
-        Tensor::cat(&[turned.reshape((tokens, heads * size))?, rest], 1)
+        let (half, sin) = (self.cos.dim(1)?, (&self.sin * direction)?);
+        // (N, width): x c + (its other halves) s, where c is 1 and s is 0 for what does not turn.
+        let spread = |angles: &Tensor, of_first: f64, rest: f64| -> Result<Tensor> {
+            let beside =
+                |count: usize| Tensor::full(rest, (x.dim(0)?, count), x.device())?.to_dtype(x.dtype());
+            let (mut parts, mut end) = (Vec::new(), 0);
+            for start in starts {
+                parts.extend([beside(start - end)?, (angles * of_first)?, angles.clone()]);
+                end = start + 2 * half;
+            }
+            parts.push(beside(width - end)?);
+            Tensor::cat(&parts, 1)
+        };
+        let mut other: Vec<u32> = (0..width as u32).collect();
+        for start in starts {
+            other[*start..][..2 * half].rotate_left(half);
+        }
+        let other = x.index_select(&Tensor::new(other, x.device())?, 1)?;
+        (&x * spread(&self.cos, 1.0, 1.0)?)? + (other * spread(&sin, -1.0, 0.0)?)?
     }
 }
 
@@ -54,8 +68,8 @@ mod tests {
     #[test]
     fn backward_equals_finite_differences() {
         let rotation = Rotation::new(&[0, 1, 7], &[1.0, 0.1], DType::F64, &Device::Cpu).unwrap();
-        let (x, dy) = (random(1, &[3, 12]), random(2, &[3, 12]));
-        let dx = rotation.apply_backward(dy.clone(), 2).unwrap();
-        assert_gradient(&x, &dy, &dx, |x| rotation.apply(x.clone(), 2));
+        let (x, dy) = (random(1, &[3, 15]), random(2, &[3, 15]));
+        let dx = rotation.apply_backward(dy.clone(), &[1, 9]).unwrap();
+        assert_gradient(&x, &dy, &dx, |x| rotation.apply(x.clone(), &[1, 9]));
     }
 }

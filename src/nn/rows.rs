@@ -1,4 +1,4 @@
-//! Some rows of a matrix.
+//! Some rows of a matrix, and one added to all.
 
 use super::cpu::{self, Values};
 use candle_core::{CpuStorage, Result, Storage, Tensor};
@@ -19,4 +19,17 @@ pub fn gather(x: &Tensor, indices: &Tensor) -> Result<Tensor> {
         }
     }
     x.index_select(indices, 0)
+}
+
+/// x (N, C) with `row` (C) added to every row. Takes the only handle of `x`.
+pub fn add_row(x: Tensor, row: &Tensor) -> Result<Tensor> {
+    if let Some(row) = Values::of(row)
+        && Values::of(&x).is_some()
+    {
+        cpu::in_place(&x, |x| {
+            cpu::each_row(x, row.len(), |_, x| x.iter_mut().zip(row.iter()).for_each(|(x, row)| *x += row));
+        })?;
+        return Ok(x);
+    }
+    x.broadcast_add(row)
 }

@@ -135,9 +135,8 @@ pub fn parse(path: &Path, json: &[u8], base: &Config) -> Result<Parsed> {
     let wrong = |e: &dyn std::fmt::Display| Error::file(path, e);
     let raw: Raw = serde_json::from_slice(json).map_err(|e| wrong(&e))?;
     raw.refuse_unsupported().map_err(|e| wrong(&e))?;
-    let all = (0..base.layers).flat_map(|layer| Projection::ALL.map(|projection| Site { layer, projection }));
     let targeted = raw.targeted().map_err(|e| wrong(&e))?;
-    let sites: Vec<Site> = all.filter(|site| targeted(site)).collect();
+    let sites: Vec<Site> = Site::all(base).filter(|site| targeted(site)).collect();
     if sites.is_empty() {
         return Err(wrong(&"target_modules: no linear layer of the model matches"));
     }
@@ -244,7 +243,6 @@ impl Raw {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::model::config::{Rope, Scaling};
     use serde_json::json;
 
     /// A base of three layers.
@@ -253,14 +251,8 @@ pub mod tests {
             vocab_size: 10,
             hidden_size: 8,
             intermediate_size: 6,
-            layers: 3,
-            heads: 2,
-            kv_heads: 1,
-            head_dim: 4,
-            rms_norm_eps: 1e-5,
             max_length: 64,
-            rope: Rope { theta: 1e4, scaling: Scaling::Default },
-            pad_token_id: None,
+            ..Config::llama(3, [2, 1], 4, 1e4)
         }
     }
 

@@ -4,11 +4,7 @@
 //! Face's order. Types that candle cannot expand are refused.
 
 use super::Loaded;
-use crate::{
-    Error, Result,
-    model::config::{Config, Rope, Scaling},
-    text::Encoder,
-};
+use crate::{Error, Result, model::config::Config, text::Encoder};
 use candle_core::{
     Device, Tensor,
     quantized::gguf_file::{Content, Value},
@@ -88,21 +84,19 @@ impl Metadata<'_> {
             Some(_) => self.size("llama.rope.dimension_count")?,
             None => hidden_size / heads.max(1),
         };
+        let (layers, keys) = (self.size("llama.block_count")?, self.size("llama.attention.head_count_kv")?);
+        let theta = self.number("llama.rope.freq_base")?;
         let config = Config {
             vocab_size: self.rows("token_embd.weight")?,
             hidden_size,
             intermediate_size: self.size("llama.feed_forward_length")?,
-            layers: self.size("llama.block_count")?,
-            heads,
-            kv_heads: self.size("llama.attention.head_count_kv")?,
-            head_dim,
-            rms_norm_eps: self.number("llama.attention.layer_norm_rms_epsilon")?,
+            norm_eps: self.number("llama.attention.layer_norm_rms_epsilon")?,
             max_length: self.size("llama.context_length")?,
-            rope: Rope { theta: self.number("llama.rope.freq_base")?, scaling: Scaling::Default },
             pad_token_id: match self.get("tokenizer.ggml.padding_token_id") {
                 Some(_) => u32::try_from(self.size("tokenizer.ggml.padding_token_id")?).ok(),
                 None => None,
             },
+            ..Config::llama(layers, [heads, keys], head_dim, theta)
         };
         config.check().map_err(|e| Error::file(self.path, e))?;
         Ok(config)

@@ -8,12 +8,15 @@
 
 use super::{
     Slot,
-    exp::exp,
+    exp::{exp, tanh},
     gemm::{Matrix, MatrixMut},
     share::Shared,
     sum_of, vectorized, written,
 };
-use crate::nn::{attention::Heads, pack::Query};
+use crate::nn::{
+    attention::{Attention, Heads},
+    pack::Query,
+};
 use rayon::prelude::*;
 use std::{collections::BTreeMap, ops::Range};
 
@@ -24,7 +27,7 @@ const BLOCK: usize = 64;
 #[derive(Debug, Clone, Copy)]
 pub struct Operands<'a> {
     pub qkv: &'a [f32],
-    pub heads: Heads,
+    pub attention: Attention,
     pub queries: &'a [Query],
 }
 
@@ -35,6 +38,8 @@ struct Scratch {
     q: Vec<f32>,
     /// (R T, S)
     p: Vec<f32>,
+    /// Slope of the cap at each score, (R T, S), where there is one.
+    slope: Vec<f32>,
     /// (R T, D): the output, or its gradient.
     out: Vec<f32>,
     /// (R T, S): gradient of the probabilities, then of the scores.
@@ -91,17 +96,18 @@ impl<'a> Block<'a> {
         self.keys().map(|keys| keys.len()).sum()
     }
 
-    /// Keys that query `i` of the block sees.
-    fn seen(&self, i: usize) -> usize {
-        self.columns() - self.len + i + 1
+    /// Columns of the keys that query `i` of the block sees, of which there are `window` at most.
+    fn seen(&self, i: usize, window: Option<usize>) -> Range<usize> {
+        let end = self.columns() - self.len + i + 1;
+        end.saturating_sub(window.unwrap_or(end))..end
     }
 }
 
-/// Softmax(Q K^T / sqrt(D)) V over what each query sees: (Q, H, D).
+/// Softmax(scale Q K^T) V over what each query sees: (Q, H, D).
 pub fn attention(x: &Operands) -> Vec<f32> {
     let rows: usize = x.queries.iter().map(|query| query.tokens.len()).sum();
     // SAFETY: every row and head of the output is in exactly one block.
-    unsafe { written(rows * x.heads.heads * x.heads.size, |y| x.attend(&Shared::new(y))) }
+    unsafe { written(rows * x.heads().heads * x.heads().size, |y| x.attend(&Shared::new(y))) }
 }
 
 /// Gradient (N, H + 2 G, D) of [`attention`], with the probabilities computed again; `dy` (Q, H, D).
@@ -110,7 +116,7 @@ pub fn attention_backward(x: &Operands, dy: &[f32]) -> Vec<f32> {
     let out = Shared::new(&mut dqkv);
     let mut tasks: Vec<(Vec<&Query>, usize)> = families(x.queries)
         .into_iter()
-        .flat_map(|family| (0..x.heads.groups).map(move |group| (family.clone(), group)))
+        .flat_map(|family| (0..x.heads().groups).map(move |group| (family.clone(), group)))
         .collect();
     tasks.sort_by_key(|(family, _)| std::cmp::Reverse(family.iter().map(|q| cost(q)).sum::<usize>()));
     tasks.into_par_iter().with_max_len(1).for_each_init(Scratch::default, |scratch, (family, group)| {
@@ -121,13 +127,13 @@ pub fn attention_backward(x: &Operands, dy: &[f32]) -> Vec<f32> {
 
 impl Operands<'_> {
     fn attend(&self, out: &Shared<Slot>) {
-        let mut blocks: Vec<Block> = (0..self.heads.groups)
+        let mut blocks: Vec<Block> = (0..self.heads().groups)
             .flat_map(|group| self.queries.iter().flat_map(move |query| Block::all(query, group)))
             .collect();
         blocks.sort_by_key(|block| std::cmp::Reverse(block.len * block.columns()));
         blocks.into_par_iter().with_max_len(1).for_each_init(Scratch::default, |scratch, block| {
             self.probabilities(&block, scratch);
-            let (rows, columns, size) = (scratch.sums.len(), block.columns(), self.heads.size);
+            let (rows, columns, size) = (scratch.sums.len(), block.columns(), self.heads().size);
             grow(&mut scratch.out, rows * size);
             scratch.out[..rows * size].fill(0.0);
             for (column, keys) in block.runs() {
@@ -136,7 +142,7 @@ impl Operands<'_> {
             }
             for (row, (r, t)) in self.rows(&block).enumerate() {
                 // SAFETY: no other block has this token and head.
-                let y = unsafe { out.part(self.heads.output(block.row(t), block.group, r), size) };
+                let y = unsafe { out.part(self.heads().output(block.row(t), block.group, r), size) };
                 let inverse = 1.0 / scratch.sums[row];
                 y.iter_mut().zip(&scratch.out[row * size..]).for_each(|(y, out)| {
                     y.write(out * inverse);
@@ -153,7 +159,7 @@ impl Operands<'_> {
         scratch: &mut Scratch,
         out: &Shared<f32>,
     ) {
-        let (heads, size) = (self.heads, self.heads.size);
+        let (heads, size) = (self.heads(), self.heads().size);
         let keys = keys_of(family);
         let first = keys.first().map_or(0, |keys| keys.start);
         let end = keys.last().map_or(0, |keys| keys.end);
@@ -185,9 +191,9 @@ impl Operands<'_> {
     /// `first`.
     fn block_backward(&self, block: &Block, dy: &[f32], scratch: &mut Scratch, first: usize) {
         self.probabilities(block, scratch);
-        let Scratch { q, p, out, ds, dq, dk, dv, sums } = scratch;
-        let (rows, columns, size) = (sums.len(), block.columns(), self.heads.size);
-        self.gather(dy, block, 1.0, |r, t| self.heads.output(block.row(t), block.group, r), out);
+        let Scratch { q, p, slope, out, ds, dq, dk, dv, sums } = scratch;
+        let (rows, columns, size) = (sums.len(), block.columns(), self.heads().size);
+        self.gather(dy, block, 1.0, |r, t| self.heads().output(block.row(t), block.group, r), out);
         grow(ds, rows * columns);
         for (column, keys) in block.runs() {
             let v = self.values(&keys, block.group);
@@ -201,6 +207,9 @@ impl Operands<'_> {
                     let p = &mut p[row * columns..][..columns];
                     let ds = &mut ds[row * columns..][..columns];
                     score_gradients(p, ds, 1.0 / sum);
+                    if self.attention.cap.is_some() {
+                        ds.iter_mut().zip(&slope[row * columns..]).for_each(|(ds, slope)| *ds *= slope);
+                    }
                 }
             },
         );
@@ -222,14 +231,18 @@ impl Operands<'_> {
 
     /// Fills `q`, `p` with e^(score - row's maximum), and `sums` with the sum of each row of `p`.
     fn probabilities(&self, block: &Block, scratch: &mut Scratch) {
-        let Scratch { q, p, sums, .. } = scratch;
-        let (rows, columns, size) = (self.heads.ratio() * block.len, block.columns(), self.heads.size);
-        self.gather(self.qkv, block, self.scale(), |r, t| self.heads.query(t, block.group, r), q);
+        let Scratch { q, p, slope, sums, .. } = scratch;
+        let Attention { cap, window, .. } = self.attention;
+        let (rows, columns, size) = (self.heads().ratio() * block.len, block.columns(), self.heads().size);
+        self.gather(self.qkv, block, self.scale(), |r, t| self.heads().query(t, block.group, r), q);
         grow(p, rows * columns);
         for (column, keys) in block.runs() {
             let k = self.keys(&keys, block.group);
             let queries = Matrix::new(q, (rows, size), size);
             MatrixMut::new(&mut p[column..], (rows, keys.len()), columns).set(queries, k.t());
+        }
+        if cap.is_some() {
+            grow(slope, rows * columns);
         }
         sums.clear();
         vectorized(
@@ -237,7 +250,10 @@ impl Operands<'_> {
             || {
                 for row in 0..rows {
                     let p = &mut p[row * columns..][..columns];
-                    sums.push(exponentials(p, block.seen(row % block.len)));
+                    if let Some(cap) = cap {
+                        bound(p, &mut slope[row * columns..][..columns], cap as f32);
+                    }
+                    sums.push(exponentials(p, block.seen(row % block.len, window)));
                 }
             },
         );
@@ -246,7 +262,7 @@ impl Operands<'_> {
     /// Head within the group, and token, of each row of a block's matrices.
     fn rows(&self, block: &Block) -> impl Iterator<Item = (usize, usize)> + use<> {
         let tokens = block.start..block.start + block.len;
-        (0..self.heads.ratio()).flat_map(move |r| tokens.clone().map(move |t| (r, t)))
+        (0..self.heads().ratio()).flat_map(move |r| tokens.clone().map(move |t| (r, t)))
     }
 
     /// Rows of the block, which begin where `at` says, times `factor`: (R T, D).
@@ -260,27 +276,31 @@ impl Operands<'_> {
     ) {
         into.clear();
         for (r, t) in self.rows(block) {
-            into.extend(x[at(r, t)..][..self.heads.size].iter().map(|x| x * factor));
+            into.extend(x[at(r, t)..][..self.heads().size].iter().map(|x| x * factor));
         }
     }
 
     /// Some tokens' keys of one key head: (S, D).
     fn keys(&self, tokens: &Range<usize>, group: usize) -> Matrix<'_> {
-        self.head_rows(self.heads.key(tokens.start, group), tokens.len())
+        self.head_rows(self.heads().key(tokens.start, group), tokens.len())
     }
 
     /// Their values.
     fn values(&self, tokens: &Range<usize>, group: usize) -> Matrix<'_> {
-        self.head_rows(self.heads.value(tokens.start, group), tokens.len())
+        self.head_rows(self.heads().value(tokens.start, group), tokens.len())
     }
 
     /// One head of `tokens` tokens, the first of which begins at `at`.
     fn head_rows(&self, at: usize, tokens: usize) -> Matrix<'_> {
-        Matrix::new(&self.qkv[at..], (tokens, self.heads.size), self.heads.width())
+        Matrix::new(&self.qkv[at..], (tokens, self.heads().size), self.heads().width())
     }
 
     fn scale(&self) -> f32 {
-        1.0 / (self.heads.size as f32).sqrt()
+        self.attention.scale as f32
+    }
+
+    fn heads(&self) -> Heads {
+        self.attention.heads
     }
 }
 
@@ -310,11 +330,22 @@ fn cost(query: &Query) -> usize {
     query.tokens.len() * (own + query.parent.as_ref().map_or(0, |parent| parent.len()))
 }
 
-/// Scores -> e^(score - maximum) of the first `seen`, 0 of the others; returns their sum.
+/// Scores s -> cap tanh(s / cap), and its slope.
 #[inline(always)]
-fn exponentials(row: &mut [f32], seen: usize) -> f32 {
-    let (seen, hidden) = row.split_at_mut(seen);
-    hidden.fill(0.0);
+fn bound(row: &mut [f32], slope: &mut [f32], cap: f32) {
+    for (s, slope) in row.iter_mut().zip(slope) {
+        let t = tanh(*s / cap);
+        (*s, *slope) = (cap * t, 1.0 - t * t);
+    }
+}
+
+/// Scores -> e^(score - maximum) of those that are seen, 0 of the others; returns their sum.
+#[inline(always)]
+fn exponentials(row: &mut [f32], seen: Range<usize>) -> f32 {
+    let (rest, after) = row.split_at_mut(seen.end);
+    let (before, seen) = rest.split_at_mut(seen.start);
+    before.fill(0.0);
+    after.fill(0.0);
     let mut highest = f32::NEG_INFINITY;
     for x in seen.iter() {
         highest = if *x > highest { *x } else { highest };

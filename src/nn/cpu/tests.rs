@@ -1,10 +1,10 @@
 //! Every kernel against the portable function that it stands for, on random input in f64.
 
 use crate::nn::{
-    attention::{Heads, attention, attention_backward},
+    attention::{Attention, Heads, Order},
     check::{random, values},
-    mlp::{swiglu, swiglu_backward},
-    norm::{rms_norm, rms_norm_backward},
+    mlp,
+    norm::Norm,
     outer::outer,
     pack::{Query, Segment},
     product::{product, product_added, transposed},
@@ -33,25 +33,29 @@ fn segments() -> Vec<Segment> {
 }
 
 #[test]
-fn norm_agrees() {
-    let (x, w, dy) = (random(1, &[70, 301]), random(2, &[301]), random(3, &[70, 301]));
-    let (x32, w32, dy32) = (single(&x), single(&w), single(&dy));
-    assert_close(&rms_norm(&x32, &w32, 1e-5).unwrap(), &rms_norm(&x, &w, 1e-5).unwrap());
-    let (beside, beside32) = (random(4, &[70, 301]), single(&random(4, &[70, 301])));
-    let got = rms_norm_backward(&x32, &w32, 1e-5, &dy32, &beside32).unwrap();
-    assert_close(&got, &rms_norm_backward(&x, &w, 1e-5, &dy, &beside).unwrap());
+fn norms_agree() {
+    let (x, w, dy, beside) =
+        (random(1, &[70, 301]), random(2, &[301]), random(3, &[70, 301]), random(4, &[70, 301]));
+    for bias in [None, Some(random(5, &[301]))] {
+        let narrow = Norm { weight: single(&w), bias: bias.as_ref().map(single), eps: 1e-5 };
+        let norm = Norm { weight: w.clone(), bias, eps: 1e-5 };
+        assert_close(&narrow.forward(&single(&x)).unwrap(), &norm.forward(&x).unwrap());
+        let got = narrow.backward(&single(&x), &single(&dy), &single(&beside)).unwrap();
+        assert_close(&got, &norm.backward(&x, &dy, &beside).unwrap());
+    }
 }
 
 #[test]
-fn gate_agrees() {
-    let gate_up = (random(1, &[91, 406]) * 9.0).unwrap();
-    let dy = random(3, &[91, 203]);
-    let (gate_up32, dy32) = (single(&gate_up), single(&dy));
-    assert_close(&swiglu(&gate_up32).unwrap(), &swiglu(&gate_up).unwrap());
-    let got = swiglu_backward(&gate_up32, &dy32).unwrap();
-    let want = swiglu_backward(&gate_up, &dy).unwrap();
-    assert_close(&got.0, &want.0);
-    assert_close(&got.1, &want.1);
+fn gates_agree() {
+    for gate in mlp::tests::all() {
+        let x = (random(1, &[91, 406]) * 9.0).unwrap();
+        let dy = random(3, &[91, if gate.gated { 203 } else { 406 }]);
+        assert_close(&gate.forward(&single(&x)).unwrap(), &gate.forward(&x).unwrap());
+        let got = gate.backward(&single(&x), &single(&dy)).unwrap();
+        let want = gate.backward(&x, &dy).unwrap();
+        assert_close(&got.0, &want.0);
+        assert_close(&got.1, &want.1);
+    }
 }
 
 #[test]
@@ -59,22 +63,31 @@ fn rotation_agrees() {
     let positions: Vec<u32> = (0..200).collect();
     let turn = |dtype| Rotation::new(&positions, &[1.0, 0.3, 0.01], dtype, &Device::Cpu).unwrap();
     let (x, exact, fused) = (random(1, &[200, 30]), turn(DType::F64), turn(DType::F32));
-    assert_close(&fused.apply(single(&x), 3).unwrap(), &exact.apply(x.clone(), 3).unwrap());
-    assert_close(&fused.apply_backward(single(&x), 3).unwrap(), &exact.apply_backward(x, 3).unwrap());
+    for starts in [&[0, 6, 12][..], &[1, 14]] {
+        assert_close(&fused.apply(single(&x), starts).unwrap(), &exact.apply(x.clone(), starts).unwrap());
+        let got = fused.apply_backward(single(&x), starts).unwrap();
+        assert_close(&got, &exact.apply_backward(x.clone(), starts).unwrap());
+    }
 }
 
 #[test]
 fn attention_agrees() {
-    let heads = Heads { heads: 6, groups: 2, size: 16 };
+    let heads = Heads { heads: 6, groups: 2, size: 16, order: Order::ByKind };
+    let plain = Attention { heads, scale: 0.25, cap: None, window: None };
+    let by_group = Attention { heads: Heads { order: Order::ByGroup, ..heads }, ..plain };
     let qkv = (random(1, &[341, heads.width()]) * 2.0).unwrap();
     let pooled = [149, 329, 330, 339, 340];
-    for queries in [Query::all(&segments()), Query::some(&segments(), &pooled)] {
-        let rows: usize = queries.iter().map(|query| query.tokens.len()).sum();
-        let dy = random(4, &[rows, 96]);
-        let got = attention(&single(&qkv), heads, &queries).unwrap();
-        assert_close(&got, &attention(&qkv, heads, &queries).unwrap());
-        let got = attention_backward(&single(&qkv), heads, &queries, &single(&dy)).unwrap();
-        assert_close(&got, &attention_backward(&qkv, heads, &queries, &dy).unwrap());
+    for attention in
+        [plain, Attention { cap: Some(1.5), ..plain }, Attention { window: Some(50), ..plain }, by_group]
+    {
+        for queries in [Query::all(&segments()), Query::some(&segments(), &pooled)] {
+            let rows: usize = queries.iter().map(|query| query.tokens.len()).sum();
+            let dy = random(4, &[rows, 96]);
+            let got = attention.forward(&single(&qkv), &queries).unwrap();
+            assert_close(&got, &attention.forward(&qkv, &queries).unwrap());
+            let got = attention.backward(&single(&qkv), &queries, &single(&dy)).unwrap();
+            assert_close(&got, &attention.backward(&qkv, &queries, &dy).unwrap());
+        }
     }
 }
 

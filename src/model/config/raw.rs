@@ -1,0 +1,375 @@
+//! `config.json` as Hugging Face writes it, for each family.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::{
+    Biases, Config, NormKind, QkNorm, Sight,
+    names::{GEMMA, GPT_NEOX, LLAMA, Names, OLMO2, PHI3},
+    rope::{Rope, Scaling},
+};
+use crate::nn::{
+    attention::Order,
+    mlp::{Activation, Gate},
+};
+
+/// Families that are read.
+const FAMILIES: &str = "llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, gpt_neox, phi3, olmo2";
+
+#[derive(Deserialize)]
+struct Raw {
+    model_type: String,
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: Option<usize>,
+    head_dim: Option<usize>,
+    rms_norm_eps: Option<f64>,
+    layer_norm_eps: Option<f64>,
+    max_position_embeddings: usize,
+    rope_theta: Option<f64>,
+    rope_local_base_freq: Option<f64>,
+    rotary_emb_base: Option<f64>,
+    rotary_pct: Option<f64>,
+    partial_rotary_factor: Option<f64>,
+    rope_scaling: Option<Value>,
+    rope_parameters: Option<Value>,
+    pad_token_id: Option<i64>,
+    hidden_act: Option<String>,
+    hidden_activation: Option<String>,
+    attention_bias: Option<bool>,
+    #[serde(default)]
+    mlp_bias: bool,
+    query_pre_attn_scalar: Option<f64>,
+    attn_logit_softcapping: Option<f64>,
+    sliding_window: Option<usize>,
+    use_sliding_window: Option<bool>,
+    max_window_layers: Option<usize>,
+    sliding_window_pattern: Option<usize>,
+    layer_types: Option<Vec<String>>,
+    use_parallel_residual: Option<bool>,
+    use_bidirectional_attention: Option<bool>,
+}
+
+/// What a family is, beside what its configuration says.
+struct Family {
+    names: &'static Names,
+    norm: NormKind,
+    qk_norm: Option<QkNorm>,
+    gate: Gate,
+    biases: Biases,
+    order: Order,
+    parallel: bool,
+    scaled_embedding: bool,
+    /// Which layers see a window where the configuration lists no kinds of layers.
+    windows: fn(&Raw, usize) -> bool,
+    theta: f64,
+    rotary: f64,
+}
+
+/// A configuration, not checked.
+pub fn parse(json: &[u8]) -> Result<Config, String> {
+    let raw: Raw = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+    raw.resolve()
+}
+
+impl Raw {
+    fn family(&self) -> Result<Family, String> {
+        let silu = Gate { activation: Activation::Silu, gated: true };
+        let gelu = Gate { activation: Activation::GeluTanh, gated: true };
+        let attention_bias = self.attention_bias.unwrap_or(false);
+        let llama = Family {
+            names: &LLAMA,
+            norm: NormKind::Rms,
+            qk_norm: None,
+            gate: silu,
+            biases: Biases { qkv: attention_bias, o: attention_bias, mlp: self.mlp_bias },
+            order: Order::ByKind,
+            parallel: false,
+            scaled_embedding: false,
+            windows: |_, _| false,
+            theta: 1e4,
+            rotary: 1.0,
+        };
+        let always = |_: &Self, _: usize| true;
+        let after = |raw: &Self, layer: usize| {
+            raw.use_sliding_window == Some(true) && raw.max_window_layers.is_none_or(|first| layer >= first)
+        };
+        let gemma = Family { norm: NormKind::RmsFromOne, gate: gelu, scaled_embedding: true, ..llama };
+        Ok(match self.model_type.as_str() {
+            "llama" => llama,
+            "mistral" => Family { windows: always, ..llama },
+            "qwen2" => Family { biases: Biases { qkv: true, ..Biases::default() }, windows: after, ..llama },
+            "qwen3" => Family { qk_norm: Some(QkNorm::Head), windows: after, ..llama },
+            "phi3" => Family {
+                names: &PHI3,
+                windows: always,
+                rotary: self.partial_rotary_factor.unwrap_or(1.0),
+                ..llama
+            },
+            "olmo2" => Family { names: &OLMO2, qk_norm: Some(QkNorm::Token), theta: 5e5, ..llama },
+            "gemma" => gemma,
+            "gemma2" => Family { names: &GEMMA, windows: |_, layer| layer.is_multiple_of(2), ..gemma },
+            "gemma3_text" => Family {
+                names: &GEMMA,
+                qk_norm: Some(QkNorm::Head),
+                windows: |raw, layer| !(layer + 1).is_multiple_of(raw.sliding_window_pattern.unwrap_or(6)),
+                theta: 1e6,
+                ..gemma
+            },
+            "gpt_neox" => {
+                let bias = self.attention_bias.unwrap_or(true);
+                Family {
+                    names: &GPT_NEOX,
+                    norm: NormKind::Layer,
+                    gate: Gate { activation: Activation::Gelu, gated: false },
+                    biases: Biases { qkv: bias, o: bias, mlp: true },
+                    order: Order::ByGroup,
+                    parallel: self.use_parallel_residual.unwrap_or(true),
+                    rotary: self.rotary_pct.unwrap_or(0.25),
+                    ..llama
+                }
+            }
+            other => return Err(format!("model_type: `{other}` is not supported (hint: {FAMILIES} are)")),
+        })
+    }
+
+    fn resolve(self) -> Result<Config, String> {
+        let family = self.family()?;
+        if self.use_bidirectional_attention == Some(true) {
+            return Err("use_bidirectional_attention: only causal attention is supported".into());
+        }
+        let heads = self.num_attention_heads;
+        let head_dim = self.head_dim.unwrap_or(self.hidden_size.checked_div(heads).unwrap_or(0));
+        let (ropes, kinds) = self.ropes(&family, head_dim)?;
+        let sights = (0..self.num_hidden_layers).map(|layer| {
+            let slides = self.slides(&family, layer)?;
+            let window = if slides { self.sliding_window } else { None };
+            Ok(Sight { window, rope: kinds[usize::from(slides)] })
+        });
+        let scale = self.query_pre_attn_scalar.unwrap_or(head_dim as f64).sqrt().recip();
+        let gemma2 = self.model_type == "gemma2";
+        Ok(Config {
+            vocab_size: self.vocab_size,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            layers: self.num_hidden_layers,
+            heads,
+            kv_heads: self.num_key_value_heads.unwrap_or(heads),
+            head_dim,
+            max_length: self.max_position_embeddings,
+            pad_token_id: self.pad_token_id.and_then(|id| u32::try_from(id).ok()),
+            names: family.names,
+            norm: family.norm,
+            norm_eps: match family.norm {
+                NormKind::Layer => self.layer_norm_eps.unwrap_or(1e-5),
+                _ => self.rms_norm_eps.unwrap_or(1e-6),
+            },
+            qk_norm: family.qk_norm,
+            order: family.order,
+            attention_scale: scale,
+            attention_cap: self.attn_logit_softcapping.filter(|_| gemma2),
+            sights: sights.collect::<Result<_, String>>()?,
+            ropes,
+            gate: self.gate(&family)?,
+            biases: family.biases,
+            parallel: family.parallel,
+            embedding_scale: if family.scaled_embedding { (self.hidden_size as f64).sqrt() } else { 1.0 },
+        })
+    }
+
+    /// The family's gate with the activation that the configuration names.
+    fn gate(&self, family: &Family) -> Result<Gate, String> {
+        let (key, named) = match (&self.hidden_activation, &self.hidden_act) {
+            (Some(name), _) => ("hidden_activation", name),
+            (None, Some(name)) => ("hidden_act", name),
+            (None, None) => return Ok(family.gate),
+        };
+        let activation = match named.as_str() {
+            "silu" | "swish" => Activation::Silu,
+            "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" => Activation::GeluTanh,
+            // Gemma's first configurations say `gelu` and mean the other.
+            "gelu" if family.gate.activation == Activation::GeluTanh => Activation::GeluTanh,
+            "gelu" => Activation::Gelu,
+            other => {
+                let hint = "hint: silu, gelu and gelu_pytorch_tanh are";
+                return Err(format!("{key}: `{other}` is not supported ({hint})"));
+            }
+        };
+        Ok(Gate { activation, ..family.gate })
+    }
+
+    /// Whether a layer sees a window only.
+    fn slides(&self, family: &Family, layer: usize) -> Result<bool, String> {
+        match &self.layer_types {
+            None => Ok((family.windows)(self, layer)),
+            Some(types) => match types.get(layer).map(String::as_str) {
+                Some("full_attention") => Ok(false),
+                Some("sliding_attention") => Ok(true),
+                Some(other) => Err(format!("layer_types: `{other}` is not supported")),
+                None => Err(format!("layer_types: {} for {} layers", types.len(), self.num_hidden_layers)),
+            },
+        }
+    }
+
+    /// The rotary embeddings, and which of them layers without and with a window use.
+    fn ropes(&self, family: &Family, head_dim: usize) -> Result<(Vec<Rope>, [usize; 2]), String> {
+        let theta = self.rope_theta.or(self.rotary_emb_base).unwrap_or(family.theta);
+        let size = |factor: f64| (head_dim as f64 * factor) as usize;
+        let (key, written) = match (&self.rope_parameters, &self.rope_scaling) {
+            (Some(parameters), _) => ("rope_parameters", Some(parameters)),
+            (None, scaling) => ("rope_scaling", scaling.as_ref()),
+        };
+        let wrong = |e: String| format!("{key}: {e}");
+        let plain = |theta| Rope { theta, size: size(family.rotary), scaling: Scaling::Default };
+        let fields = match written {
+            None => None,
+            Some(written) => Some(written.as_object().ok_or_else(|| wrong("expected an object".into()))?),
+        };
+        let read = |fields: &Map<String, Value>| rope(fields, theta, family.rotary, head_dim).map_err(wrong);
+        let by_kind = fields.filter(|fields| fields.contains_key("full_attention"));
+        if let Some(fields) = by_kind {
+            let of = |kind: &str| match fields.get(kind).and_then(Value::as_object) {
+                Some(fields) => read(fields),
+                None => Err(wrong(format!("{kind}: expected an object"))),
+            };
+            return Ok((vec![of("full_attention")?, of("sliding_attention")?], [0, 1]));
+        }
+        let full = fields.map_or(Ok(plain(theta)), read)?;
+        match self.model_type.as_str() {
+            "gemma3_text" => Ok((vec![full, plain(self.rope_local_base_freq.unwrap_or(1e4))], [0, 1])),
+            _ => Ok((vec![full], [0, 0])),
+        }
+    }
+}
+
+/// One rotary embedding of transformers 5, or the scaling of one of transformers 4 (whose `type` is the older name).
+fn rope(fields: &Map<String, Value>, theta: f64, rotary: f64, head_dim: usize) -> Result<Rope, String> {
+    let mut fields = fields.clone();
+    if let Some(old) = fields.remove("type") {
+        fields.entry("rope_type").or_insert(old);
+    }
+    fields.entry("rope_type").or_insert("default".into());
+    let number = |key: &str, or: f64| match fields.get(key) {
+        Some(value) => value.as_f64().ok_or_else(|| format!("{key}: expected a number")),
+        None => Ok(or),
+    };
+    let (theta, factor) = (number("rope_theta", theta)?, number("partial_rotary_factor", rotary)?);
+    let scaling = serde_json::from_value(fields.into()).map_err(|e| e.to_string())?;
+    Ok(Rope { theta, size: (head_dim as f64 * factor) as usize, scaling })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn base() -> Value {
+        json!({
+            "model_type": "llama", "vocab_size": 10, "hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "max_position_embeddings": 64, "pad_token_id": null, "rope_theta": 5e5
+        })
+    }
+
+    fn parsed(change: Value) -> Result<Config, String> {
+        let mut config = base();
+        for (key, value) in change.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        let config = parse(config.to_string().as_bytes())?;
+        config.check()?;
+        Ok(config)
+    }
+
+    #[test]
+    fn defaults_follow_hugging_face() {
+        let config = parsed(json!({})).unwrap();
+        assert_eq!((config.kv_heads, config.head_dim, config.norm_eps), (2, 4, 1e-6));
+        assert_eq!(config.ropes, [Rope { theta: 5e5, size: 4, scaling: Scaling::Default }]);
+        assert_eq!(config.pad_token_id, None);
+        assert_eq!(parsed(json!({"pad_token_id": -1})).unwrap().pad_token_id, None);
+    }
+
+    #[test]
+    fn both_generations_say_the_same_rope() {
+        let llama3 = json!({
+            "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32
+        });
+        let mut old = llama3.clone();
+        old["type"] = "llama3".into();
+        let mut new = llama3;
+        new["rope_type"] = "llama3".into();
+        new["rope_theta"] = 5e5.into();
+        let old = parsed(json!({"rope_scaling": old})).unwrap();
+        assert_eq!(old, parsed(json!({"rope_parameters": new, "rope_theta": null})).unwrap());
+        assert!(matches!(old.ropes[0].scaling, Scaling::Llama3 { factor: 8.0, .. }));
+    }
+
+    #[test]
+    fn windows_are_where_a_family_has_them() {
+        let windows = |change: Value| -> Vec<bool> {
+            let mut all = json!({"num_hidden_layers": 7, "sliding_window": 16});
+            all.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            parsed(all).unwrap().sights.iter().map(|sight| sight.window == Some(16)).collect()
+        };
+        assert_eq!(windows(json!({"model_type": "llama"})), [false; 7]);
+        assert_eq!(windows(json!({"model_type": "mistral"})), [true; 7]);
+        assert_eq!(windows(json!({"model_type": "gemma2"})), [true, false, true, false, true, false, true]);
+        assert_eq!(windows(json!({"model_type": "gemma3_text"}))[4..], [true, false, true]);
+        assert_eq!(windows(json!({"model_type": "qwen2", "max_window_layers": 3})), [false; 7]);
+        let sliding = json!({"model_type": "qwen2", "max_window_layers": 5, "use_sliding_window": true});
+        assert_eq!(windows(sliding)[4..], [false, true, true]);
+        let kinds: Vec<&str> =
+            (0..7).map(|i| if i == 2 { "full_attention" } else { "sliding_attention" }).collect();
+        assert_eq!(
+            windows(json!({"model_type": "gemma3_text", "layer_types": kinds}))[1..4],
+            [true, false, true]
+        );
+    }
+
+    #[test]
+    fn gemma3_turns_by_two_bases_in_both_generations() {
+        let old =
+            parsed(json!({"model_type": "gemma3_text", "rope_theta": 1e6, "rope_local_base_freq": 1e4}))
+                .unwrap();
+        let kind = |theta: f64| json!({"rope_type": "default", "rope_theta": theta});
+        let new = json!({"full_attention": kind(1e6), "sliding_attention": kind(1e4)});
+        assert_eq!(old, parsed(json!({"model_type": "gemma3_text", "rope_parameters": new})).unwrap());
+        assert_eq!(old.ropes.iter().map(|rope| rope.theta).collect::<Vec<_>>(), [1e6, 1e4]);
+        assert_eq!((old.sights[0].rope, old.embedding_scale), (1, 8f64.sqrt()));
+    }
+
+    #[test]
+    fn gpt_neox_turns_a_part_of_a_head() {
+        let old = parsed(json!({"model_type": "gpt_neox", "head_dim": 8, "rotary_pct": 0.5})).unwrap();
+        let new = json!({"rope_type": "default", "rope_theta": 5e5, "partial_rotary_factor": 0.5});
+        assert_eq!(
+            old,
+            parsed(json!({"model_type": "gpt_neox", "head_dim": 8, "rope_parameters": new})).unwrap()
+        );
+        assert_eq!((old.ropes[0].size, old.parallel, old.norm), (4, true, NormKind::Layer));
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named() {
+        let table = [
+            (json!({"model_type": "qwen9"}), "model_type: `qwen9` is not supported"),
+            (json!({"hidden_act": "relu"}), "hidden_act: `relu` is not supported"),
+            (json!({"use_bidirectional_attention": true}), "use_bidirectional_attention: only causal"),
+            (json!({"rope_scaling": {"type": "yarn"}}), "rope_scaling: unknown variant `yarn`"),
+            (json!({"num_key_value_heads": 3}), "num_key_value_heads: 3 does not divide"),
+            (json!({"num_attention_heads": 0}), "num_attention_heads: 0 is not between"),
+            (json!({"head_dim": 3}), "head_dim: 4 numbers of 3 turn"),
+            (json!({"hidden_size": "x"}), "invalid type: string \"x\""),
+            (json!({"model_type": "mistral", "sliding_window": 0}), "sliding_window: 0"),
+            (json!({"layer_types": ["full_attention"]}), "layer_types: 1 for 2 layers"),
+            (json!({"layer_types": ["linear_attention", "x"]}), "layer_types: `linear_attention`"),
+        ];
+        for (change, want) in table {
+            let message = parsed(change).unwrap_err();
+            assert!(message.starts_with(want) || message.contains(want), "{message}");
+        }
+    }
+}
