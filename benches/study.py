@@ -142,6 +142,26 @@ class Study:
             adapters = [flag for proxy in proxies for flag in ("--adapter", self.at(proxy))]
             self.run(name, "evaluate", "best-of-n", "--data", self.at("pools.jsonl"), *adapters, *flags,
                      "--cache", self.at("cache"), "--plots", self.at(f"{name}-plots"))
+        with open(self.at(name + ".json"), encoding="utf-8") as file:
+            table(json.load(file))
+
+
+def interval(curve):
+    """Value and 95 % interval at the largest n."""
+    low, high = curve["interval"][-1]
+    return f"{curve['value'][-1]:.2f} ({low:.2f} to {high:.2f})"
+
+
+def table(report):
+    """What was chosen at the largest n, by rule."""
+    print(f"{report['prompts']} prompts, {report['proxies']} proxies, n = {report['n'][-1]}, KL = {report['kl'][-1]:.2f} nats; "
+          f"rank correlation of proxy and gold within a pool {report['agreement']:.2f}, of the std and of the relative std with "
+          f"the error {report['error_found'][0]:.2f} and {report['error_found'][1]:.2f}")
+    print("| rule | k, by either half | proxy | gold | gold over the mean's choice |\n|---|---|---|---|---|")
+    for judged in report["judged"]:
+        k = " and ".join(f"{k:g}" for k in judged["k"]) if any(judged["k"]) else ""
+        name = judged["family"].replace("_", " ")
+        print(f"| {name} | {k} | {interval(judged['proxy'])} | {interval(judged['gold'])} | {interval(judged['above_mean'])} |")
 
 
 def main():
