@@ -21,6 +21,7 @@ pub mod adapter;
 pub mod checkpoint;
 pub mod config;
 pub mod descent;
+pub mod head;
 mod layer;
 pub mod sink;
 pub mod site;
@@ -42,6 +43,7 @@ pub struct RewardModel {
     norm: Norm,
     /// (1, C)
     head: Tensor,
+    head_bias: f64,
     /// Whether the head is one of the adapter's blocks.
     head_trainable: bool,
     activation_bytes: usize,
@@ -97,8 +99,8 @@ impl RewardModel {
         device: &Device,
     ) -> Result<Self> {
         let mut tensors = std::mem::take(&mut base.tensors);
-        if let Some(head) = tensors.remove(checkpoint::HEAD) {
-            base.tensors.insert(checkpoint::HEAD.to_owned(), head);
+        for name in checkpoint::HEAD {
+            base.tensors.extend(tensors.remove_entry(name));
         }
         Self::build(base, |name| tensors.remove(name), adapter, (dtype, device), Linear::freeze)
     }
@@ -111,8 +113,9 @@ impl RewardModel {
         (dtype, device): (DType, &Device),
         done: impl Fn(&mut Linear),
     ) -> Result<Self> {
-        let head = adapter.and_then(|adapter| adapter.head.as_ref());
-        let Some(used) = head.or(base.head()) else {
+        let head = adapter.and_then(|adapter| adapter.head.clone());
+        let head_trainable = head.is_some();
+        let Some(head) = head.or(base.head()) else {
             let hint = "hint: give an adapter that saves `score`, or train one";
             return Err(Error::Usage(format!(
                 "no reward head: neither `{}` nor an adapter has `score` ({hint})",
@@ -120,14 +123,15 @@ impl RewardModel {
             )));
         };
         let place = |t: &Tensor| t.to_dtype(dtype)?.to_device(device);
-        let mut tensor = |name: String| match get(&name) {
+        let (head, head_bias) = head.reward(&base.outputs)?;
+        let trained = |name: &str| adapter.and_then(|adapter| Some(adapter.replaced.get(name)?.1.clone()));
+        let mut tensor = |name: String| match trained(&name).or_else(|| get(&name)) {
             Some(tensor) => Ok(place(&tensor)?),
             None => Err(Error::Usage(format!("{name} is missing"))),
         };
         let lora = |site: Site| -> Result<Option<Lora>> {
             let lora = adapter.and_then(|adapter| adapter.lora.get(&site));
-            let lora = lora.map(|l| Ok(Lora { a: place(&l.a)?, b: place(&l.b)?, scale: l.scale }));
-            lora.transpose().map_err(Error::Compute)
+            lora.map(|lora| lora.try_map(place)).transpose().map_err(Error::Compute)
         };
         let config = &base.config;
         let mut layers = Vec::with_capacity(config.layers);
@@ -171,16 +175,19 @@ impl RewardModel {
             });
         }
         let embedding = tensor(config.names.embedding.into())?;
+        let embedding = match adapter.and_then(|adapter| adapter.embedding.as_ref()) {
+            // (V, C) + s (B A)^T
+            Some(lora) => (embedding + (place(&lora.b)?.matmul(&place(&lora.a)?)?.t()? * lora.scale)?)?,
+            None => embedding,
+        };
+        let scaled = config.embedding_scale != 1.0;
         Ok(Self {
-            embedding: if config.embedding_scale == 1.0 {
-                embedding
-            } else {
-                (embedding * config.embedding_scale)?
-            },
+            embedding: if scaled { (embedding * config.embedding_scale)? } else { embedding },
             layers,
             norm: norm(config, config.names.norm.into(), &mut tensor)?,
-            head: place(used)?,
-            head_trainable: head.is_some(),
+            head: place(&head)?,
+            head_bias,
+            head_trainable,
             activation_bytes: ACTIVATION_BYTES,
             config: config.clone(),
             dtype,
@@ -335,7 +342,7 @@ impl RewardModel {
                 let site = Site { layer: index, projection };
                 let (a, b) = (blocks.get(&site.block(Factor::A)), blocks.get(&site.block(Factor::B)));
                 let or = |new: Option<&Tensor>, old: &Tensor| new.unwrap_or(old).clone();
-                let lora = Lora { a: or(a, &lora.a), b: or(b, &lora.b), scale: lora.scale };
+                let lora = lora.with_factors(or(a, &lora.a), or(b, &lora.b));
                 (a.is_some() || b.is_some()).then_some((projection, lora))
             });
             let changed: Vec<(Projection, Lora)> = changed.collect();
@@ -367,8 +374,8 @@ impl RewardModel {
     /// Last norm and head: (M, C) -> M rewards, all finite.
     fn read_out(&self, last: &Tensor) -> Result<Vec<f64>> {
         let hidden = self.norm.forward(last)?;
-        let rewards: Vec<f64> =
-            product(&hidden, &self.head.t()?)?.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?;
+        let products = product(&hidden, &self.head.t()?)?.flatten_all()?.to_dtype(DType::F64)?;
+        let rewards: Vec<f64> = (products + self.head_bias)?.to_vec1()?;
         match rewards.iter().position(|r| !r.is_finite()) {
             Some(i) => Err(Error::NotFinite(format!("reward {i} of the batch"))),
             None => Ok(rewards),

@@ -232,7 +232,7 @@ impl Fit {
                 vocabulary: shape.vocab_size,
             }),
             quantiles,
-            left_out: Vec::new(),
+            left_out: adapter.fixed().collect(),
             version: Some(env!("CARGO_PKG_VERSION").into()),
         })
     }

@@ -3,7 +3,7 @@
 use super::scoring::{Compute, ScoringArgs};
 use crate::{
     Error, Result,
-    model::{RewardModel, adapter::Adapter, checkpoint::Checkpoint},
+    model::{RewardModel, adapter::Adapter, checkpoint::Checkpoint, head::Outputs},
     posterior::{Posterior, Target, store},
     score::{Scorer, Want},
 };
@@ -24,6 +24,18 @@ pub struct BaseArgs {
     /// Base model: a Hugging Face checkpoint folder or a .gguf file [default: the embedded SmolLM2-135M-Instruct]
     #[arg(long, value_name = "PATH", env = "REWARDEN_MODEL")]
     pub model: Option<PathBuf>,
+    /// Output that is the reward, counted from 0, of a head that has several
+    #[arg(long, value_name = "INDEX", env = "REWARDEN_LABEL", conflicts_with = "label_weights")]
+    pub label: Option<usize>,
+    /// Weights of all outputs of such a head, whose sum is the reward
+    #[arg(
+        long,
+        value_name = "W,W,..",
+        value_delimiter = ',',
+        allow_negative_numbers = true,
+        env = "REWARDEN_LABEL_WEIGHTS"
+    )]
+    pub label_weights: Vec<f64>,
 }
 
 impl BaseArgs {
@@ -33,9 +45,20 @@ impl BaseArgs {
             Some(path) => path.clone(),
             None => embedded(BASE)?,
         };
-        let base = Checkpoint::open(&path)?;
+        let base = Checkpoint { outputs: self.outputs()?, ..Checkpoint::open(&path)? };
         base.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         Ok(base)
+    }
+
+    fn outputs(&self) -> Result<Outputs> {
+        if let Some(weight) = self.label_weights.iter().find(|weight| !weight.is_finite()) {
+            return Err(Error::Usage(format!("--label-weights: {weight} is not finite")));
+        }
+        Ok(match (self.label, &self.label_weights[..]) {
+            (Some(label), _) => Outputs::Label(label),
+            (None, []) => Outputs::One,
+            (None, weights) => Outputs::Weighed(weights.to_vec()),
+        })
     }
 }
 
@@ -110,16 +133,17 @@ pub fn adapter_folders(base: &BaseArgs, adapters: &[NamedAdapter]) -> Result<Vec
 }
 
 impl Opened {
-    /// Puts the adapter in `folder` on a base, after a check that its shapes fit.
+    /// Puts the adapter in `folder` on a base, after a check that its shapes fit; without one, the base's own head is what is
+    /// uncertain.
     pub fn new(base: Checkpoint, folder: Option<PathBuf>) -> Result<Self> {
-        let adapter = folder.as_deref().map(|folder| Adapter::load(folder, &base.config)).transpose()?;
+        let (adapter, folder) = adapter(&base, folder)?;
         let model = RewardModel::new(&base, adapter.as_ref(), DType::F32, &Device::Cpu)?;
         Ok(Self { base, adapter, folder, model })
     }
 
     /// The same for scoring alone: the model takes the base's tensors.
     pub fn frozen(mut base: Checkpoint, folder: Option<PathBuf>) -> Result<Self> {
-        let adapter = folder.as_deref().map(|folder| Adapter::load(folder, &base.config)).transpose()?;
+        let (adapter, folder) = adapter(&base, folder)?;
         let model = RewardModel::frozen(&mut base, adapter.as_ref(), DType::F32, &Device::Cpu)?;
         Ok(Self { base, adapter, folder, model })
     }
@@ -158,6 +182,15 @@ impl Opened {
             }
             _ => Ok(None),
         }
+    }
+}
+
+/// The adapter in a folder; without one the head of the base, whose posterior is in the base's folder.
+fn adapter(base: &Checkpoint, folder: Option<PathBuf>) -> Result<(Option<Adapter>, Option<PathBuf>)> {
+    match (folder, base.head()) {
+        (Some(folder), _) => Ok((Some(Adapter::load(&folder, &base.config)?), Some(folder))),
+        (None, Some(head)) => Ok((Some(Adapter::of_head(head, &base.config)), base.folder.clone())),
+        (None, None) => Ok((None, None)),
     }
 }
 

@@ -134,6 +134,10 @@ impl Train {
             None => fresh(self.lora.spec()?),
             Some(folder) => {
                 let adapter = Adapter::load(folder, &base.config)?;
+                if let Some(name) = adapter.fixed().next() {
+                    let message = format!("{name}: only plain updates and the head can be trained on");
+                    return Err(Error::file(folder, message));
+                }
                 let head = match adapter.head.clone() {
                     Some(head) => Some(head),
                     None => fresh(adapter.spec.clone())?.head,
@@ -234,13 +238,19 @@ fn share(key: &str, seed: u64) -> f64 {
 
 /// The adapter with the blocks that the model now has.
 fn with_blocks(mut adapter: Adapter, model: &RewardModel) -> Adapter {
-    use crate::model::site::{Factor, HEAD};
+    use crate::model::{
+        head::Head,
+        site::{Factor, HEAD},
+    };
     let blocks = model.blocks();
     for (site, lora) in &mut adapter.lora {
         let part = |factor| blocks.get(&site.block(factor)).cloned();
         lora.a = part(Factor::A).unwrap_or_else(|| lora.a.clone());
         lora.b = part(Factor::B).unwrap_or_else(|| lora.b.clone());
     }
-    adapter.head = blocks.get(HEAD).cloned().or(adapter.head);
+    if let Some(weight) = blocks.get(HEAD) {
+        let bias = adapter.head.and_then(|head| head.bias);
+        adapter.head = Some(Head { weight: weight.clone(), bias });
+    }
     adapter
 }

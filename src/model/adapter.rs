@@ -1,11 +1,13 @@
 //! A LoRA adapter in PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`.
 //!
-//! Read: rank, alpha, rsLoRA, any subset of a decoder's linear layers, and the reward head as a saved module. Whatever
-//! else a configuration turns on is refused by name.
+//! Read: low-rank updates of any of a decoder's linear layers, with magnitudes (DoRA) or biases of their own, and of the embedding;
+//! trained biases; saved modules, the reward head among them. Whatever else a configuration turns on is refused by name.
+//! Uncertain are the factors of the linear layers and the head; everything else is taken as it is.
 
 use super::{
     checkpoint::tensors,
     config::Config,
+    head::Head,
     site::{Factor, HEAD, Projection, Site},
 };
 use crate::{Error, Result, nn::linear::Lora};
@@ -20,6 +22,8 @@ use std::{
 mod peft;
 mod render;
 
+/// What PEFT puts before the names of a model's tensors.
+const PREFIX: &str = "base_model.model.";
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 
@@ -49,8 +53,14 @@ pub struct Adapter {
     /// Layers of the base.
     pub layers: usize,
     pub lora: BTreeMap<Site, Lora>,
-    /// The reward head (1, C), where the adapter has its own.
-    pub head: Option<Tensor>,
+    /// The reward head, where the adapter has its own.
+    pub head: Option<Head>,
+    /// The update of the token embedding: A (r, V), B (C, r).
+    pub embedding: Option<Lora>,
+    /// The name of its module.
+    pub embedding_module: &'static str,
+    /// The base's tensors that were trained as they are, by their names there, each with its name in the file.
+    pub replaced: BTreeMap<String, (String, Tensor)>,
 }
 
 impl Adapter {
@@ -58,42 +68,55 @@ impl Adapter {
     pub fn load(folder: &Path, base: &Config) -> Result<Self> {
         let path = folder.join(CONFIG);
         let json = std::fs::read(&path).map_err(Error::io(&path))?;
-        let peft::Parsed { spec, sites, head } = peft::parse(&path, &json, base)?;
+        let peft::Parsed { spec, sites, head, embedding, with } = peft::parse(&path, &json, base)?;
         let path = folder.join(WEIGHTS);
-        let (mut found, _) = tensors::read(&path)?;
-        let mut problems = Vec::new();
-        let mut take = |name: &str, shape: [usize; 2]| match found.remove(&format!("{name}.weight")) {
-            Some(tensor) if tensor.dims() == shape => match tensor.to_dtype(DType::F32) {
-                Ok(tensor) if tensors::all_finite(&tensor).unwrap_or(false) => Some(tensor),
-                _ => {
-                    problems.push(format!("{name}.weight holds a number that is not finite"));
-                    None
-                }
-            },
-            Some(tensor) => {
-                problems.push(format!("{name}.weight has shape {:?}, expected {shape:?}", tensor.dims()));
-                None
-            }
-            None => {
-                problems.push(format!("{name}.weight is missing"));
-                None
-            }
-        };
+        let mut file = File { tensors: tensors::read(&path)?.0, problems: Vec::new() };
         let mut lora = BTreeMap::new();
         for (site, rank, scale) in sites {
             let (d_out, d_in) = site.projection.shape(base);
-            let a = take(&site.block(Factor::A), [rank, d_in]);
-            let b = take(&site.block(Factor::B), [d_out, rank]);
+            let module = format!("{PREFIX}{site}");
+            let a = file.take(&format!("{}.weight", site.block(Factor::A)), &[rank, d_in]);
+            let b = file.take(&format!("{}.weight", site.block(Factor::B)), &[d_out, rank]);
+            let mut of_rows =
+                |there: bool, part| there.then(|| file.take(&format!("{module}.{part}"), &[d_out]));
+            let magnitude = of_rows(with.magnitudes, "lora_magnitude_vector").flatten();
+            let bias = of_rows(with.lora_biases, "lora_B.bias").flatten();
             if let (Some(a), Some(b)) = (a, b) {
-                lora.insert(site, Lora { a, b, scale });
+                lora.insert(site, Lora::new(a, b, scale).with_rows(magnitude, bias));
             }
         }
-        let head = if head { take(HEAD, [1, base.hidden_size]) } else { None };
-        problems.extend(found.keys().map(|name| format!("{name} belongs nowhere")));
-        if !problems.is_empty() {
-            return Err(Error::file(path, problems.join("; ")));
+        let head = if head { file.head(base.hidden_size) } else { None };
+        let embedding = embedding.and_then(|(rank, scale)| {
+            let module = base.names.embedding_module();
+            let mut part = |name, shape| file.take(&format!("{PREFIX}{module}.lora_embedding_{name}"), shape);
+            let (a, b) = (part("A", &[rank, base.vocab_size]), part("B", &[base.hidden_size, rank]));
+            Some(Lora::new(a?, b?, scale))
+        });
+        let replaced = file.replaced(base, &with);
+        file.finish(&path)?;
+        Ok(Self {
+            spec,
+            layers: base.layers,
+            lora,
+            head,
+            embedding,
+            embedding_module: base.names.embedding_module(),
+            replaced,
+        })
+    }
+
+    /// No update, and a head that the base brings: what is uncertain in a reward model without an adapter.
+    pub fn of_head(head: Head, base: &Config) -> Self {
+        let spec = LoraSpec { rank: 1, alpha: 1.0, rslora: false, targets: Vec::new() };
+        Self {
+            spec,
+            layers: base.layers,
+            lora: BTreeMap::new(),
+            head: Some(head),
+            embedding: None,
+            embedding_module: base.names.embedding_module(),
+            replaced: BTreeMap::new(),
         }
-        Ok(Self { spec, layers: base.layers, lora, head })
     }
 
     /// New weights as PEFT makes them: A uniform in ±1/sqrt(d_in), B zero; the head normal, of deviation 0.02.
@@ -107,27 +130,63 @@ impl Adapter {
             let a: Vec<f32> = (0..spec.rank * d_in).map(|_| rng.random_range(-bound..bound)).collect();
             let a = Tensor::from_vec(a, (spec.rank, d_in), &Device::Cpu)?;
             let b = Tensor::zeros((d_out, spec.rank), DType::F32, &Device::Cpu)?;
-            lora.insert(site, Lora { a, b, scale: spec.scale() });
+            lora.insert(site, Lora::new(a, b, spec.scale()));
         }
         let head: Vec<f32> = (0..base.hidden_size).map(|_| 0.02 * normal(&mut rng)).collect();
-        let head = Tensor::from_vec(head, (1, base.hidden_size), &Device::Cpu)?;
+        let weight = Tensor::from_vec(head, (1, base.hidden_size), &Device::Cpu)?;
+        let head = Some(Head { weight, bias: None });
         let found: Vec<Projection> = base.names.linears.concat();
         let targets = found.into_iter().filter(|projection| spec.targets.contains(projection)).collect();
         let spec = LoraSpec { targets, ..spec };
         if lora.is_empty() {
             return Err(Error::Usage("--targets: the model has no such linear layer".into()));
         }
-        Ok(Self { spec, layers: base.layers, lora, head: Some(head) })
+        let (embedding, replaced) = (None, BTreeMap::new());
+        Ok(Self {
+            spec,
+            layers: base.layers,
+            lora,
+            head,
+            embedding,
+            embedding_module: base.names.embedding_module(),
+            replaced,
+        })
     }
 
     /// Writes the adapter as PEFT does; `base` is the name that PEFT shows for the base model.
     pub fn save(&self, folder: &Path, base: &str) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        let tensors =
-            self.blocks().into_iter().map(|(name, tensor)| (format!("{name}.weight"), tensor)).collect();
-        tensors::write(&folder.join(WEIGHTS), &tensors, metadata)?;
+        tensors::write(&folder.join(WEIGHTS), &self.tensors(), metadata)?;
         tensors::replace(&folder.join(CONFIG), render::render(self, base).as_bytes())
+    }
+
+    /// Names in the file of what is trained there and taken as it is here.
+    pub fn fixed(&self) -> impl Iterator<Item = String> {
+        self.tensors().into_keys().filter(|name| {
+            let uncertain = [".lora_A.weight", ".lora_B.weight"].iter().any(|end| name.ends_with(end));
+            !uncertain && name.strip_suffix(".weight") != Some(HEAD)
+        })
+    }
+
+    /// Every tensor under its name in the file.
+    fn tensors(&self) -> BTreeMap<String, Tensor> {
+        let mut all: BTreeMap<String, Tensor> =
+            self.blocks().into_iter().map(|(name, tensor)| (format!("{name}.weight"), tensor)).collect();
+        for (site, lora) in &self.lora {
+            let parts = [("lora_magnitude_vector", &lora.magnitude), ("lora_B.bias", &lora.bias)];
+            let there = parts.into_iter().filter_map(|(part, tensor)| Some((part, tensor.clone()?)));
+            all.extend(there.map(|(part, tensor)| (format!("{PREFIX}{site}.{part}"), tensor)));
+        }
+        if let Some(lora) = &self.embedding {
+            let module = format!("{PREFIX}{}", self.embedding_module);
+            all.insert(format!("{module}.lora_embedding_A"), lora.a.clone());
+            all.insert(format!("{module}.lora_embedding_B"), lora.b.clone());
+        }
+        all.extend(self.replaced.values().cloned());
+        let bias = self.head.as_ref().and_then(|head| head.bias.clone());
+        all.extend(bias.map(|bias| (format!("{HEAD}.bias"), bias)));
+        all
     }
 
     /// Every trainable matrix under its block name: lora_A (r, d_in), lora_B (d_out, r), the head (1, C).
@@ -135,20 +194,83 @@ impl Adapter {
         let factors = self.lora.iter().flat_map(|(site, lora)| {
             [(site.block(Factor::A), lora.a.clone()), (site.block(Factor::B), lora.b.clone())]
         });
-        factors.chain(self.head.iter().map(|head| (HEAD.to_owned(), head.clone()))).collect()
+        factors.chain(self.head.iter().map(|head| (HEAD.to_owned(), head.weight.clone()))).collect()
     }
 
     /// SHA-256 over the tensors in the order of their names: name, each dimension as u64, values as f32; all
     /// little-endian.
     pub fn sha256(&self) -> Result<String> {
         let mut hash = Sha256::new();
-        for (name, tensor) in self.blocks() {
-            hash.update(format!("{name}.weight"));
+        for (name, tensor) in self.tensors() {
+            hash.update(name);
             tensor.dims().iter().for_each(|d| hash.update((*d as u64).to_le_bytes()));
             let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
             values.iter().for_each(|x| hash.update(x.to_le_bytes()));
         }
         Ok(crate::digest::hex(hash.finalize()))
+    }
+}
+
+/// The adapter's file, from which tensors are taken, and what is wrong with it.
+struct File {
+    tensors: BTreeMap<String, Tensor>,
+    problems: Vec<String>,
+}
+
+impl File {
+    fn take(&mut self, name: &str, shape: &[usize]) -> Option<Tensor> {
+        let problem = match self.tensors.remove(name) {
+            None => format!("{name} is missing"),
+            Some(tensor) if tensor.dims() != shape => {
+                format!("{name} has shape {:?}, expected {shape:?}", tensor.dims())
+            }
+            Some(tensor) => match tensor.to_dtype(DType::F32) {
+                Ok(tensor) if tensors::all_finite(&tensor).unwrap_or(false) => return Some(tensor),
+                _ => format!("{name} holds a number that is not finite"),
+            },
+        };
+        self.problems.push(problem);
+        None
+    }
+
+    /// The head, of any number of outputs.
+    fn head(&mut self, hidden: usize) -> Option<Head> {
+        let [weight, bias] = ["weight", "bias"].map(|part| format!("{HEAD}.{part}"));
+        let outputs = self.tensors.get(&weight).and_then(|t| t.dims().first().copied()).unwrap_or(1);
+        let weight = self.take(&weight, &[outputs, hidden])?;
+        let bias = if self.tensors.contains_key(&bias) { Some(self.take(&bias, &[outputs])?) } else { None };
+        Some(Head { weight, bias })
+    }
+
+    /// Saved modules and trained biases: tensors of the base, under its names.
+    fn replaced(&mut self, base: &Config, with: &peft::With) -> BTreeMap<String, (String, Tensor)> {
+        let mut replaced = BTreeMap::new();
+        for (name, shape) in base.tensors() {
+            let Some((module, part)) = name.rsplit_once('.') else { continue };
+            // A layer that has an update is wrapped.
+            let wrapped = format!("{PREFIX}{module}.base_layer.{part}");
+            let plain = format!("{PREFIX}{name}");
+            let wanted = with.saves(module)
+                || (part == "bias" && with.biases)
+                || (name == base.names.embedding && with.embedding);
+            let found = [plain, wrapped].into_iter().find(|key| wanted && self.tensors.contains_key(key));
+            let taken = found.and_then(|key| Some((self.take(&key, &shape)?, key)));
+            if let Some((tensor, key)) = taken {
+                replaced.insert(name, (key, tensor));
+            }
+        }
+        // The language model's head, which a reward model does not read; copies of a saved module's biases.
+        let copies = [".modules_to_save.bias", ".original_module.bias"];
+        self.tensors.retain(|name, _| {
+            let head = with.saves("lm_head") && name.ends_with(".lm_head.weight");
+            !head && !(with.biases && copies.iter().any(|end| name.ends_with(end)))
+        });
+        replaced
+    }
+
+    fn finish(mut self, path: &Path) -> Result<()> {
+        self.problems.extend(self.tensors.keys().map(|name| format!("{name} belongs nowhere")));
+        if self.problems.is_empty() { Ok(()) } else { Err(Error::file(path, self.problems.join("; "))) }
     }
 }
 

@@ -4,17 +4,24 @@
 //! misshaped or not finite is reported at once; what belongs nowhere is a warning, save what every base brings
 //! and a reward model does not use (its `lm_head`, old buffers).
 
-use super::config::Config;
+use super::{
+    config::Config,
+    head::{Head, Outputs},
+};
 use crate::{Error, Result, text::Encoder};
 use candle_core::{DType, Tensor};
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 mod folder;
 mod gguf;
 pub(crate) mod tensors;
 
-/// The head's name in a checkpoint.
-pub(super) const HEAD: &str = "score.weight";
+/// The head's names in a checkpoint.
+pub(super) const HEAD: [&str; 2] = ["score.weight", "score.bias"];
 
 /// A base model, checked.
 #[derive(Debug, Clone)]
@@ -27,6 +34,10 @@ pub struct Checkpoint {
     pub tensors: BTreeMap<String, Tensor>,
     /// What the checkpoint holds without being used.
     pub warnings: Vec<String>,
+    /// The checkpoint's folder, where it is one.
+    pub folder: Option<PathBuf>,
+    /// How the outputs of a head become a reward.
+    pub outputs: Outputs,
 }
 
 impl Checkpoint {
@@ -37,12 +48,15 @@ impl Checkpoint {
         let Loaded { config, encoder, tensors } = loaded;
         let (tensors, warnings) = checked(path, &config, tensors)?;
         let encoder = Arc::new(encoder.with_vocabulary(config.vocab_size));
-        Ok(Self { name: name_of(path), config, encoder, tensors, warnings })
+        let folder = path.is_dir().then(|| path.to_owned());
+        let outputs = Outputs::default();
+        Ok(Self { name: name_of(path), config, encoder, tensors, warnings, folder, outputs })
     }
 
-    /// The reward head (1, C), where the base has one.
-    pub fn head(&self) -> Option<&Tensor> {
-        self.tensors.get(HEAD)
+    /// The reward head, where the base has one.
+    pub fn head(&self) -> Option<Head> {
+        let [weight, bias] = HEAD.map(|name| self.tensors.get(name).cloned());
+        Some(Head { weight: weight?, bias })
     }
 }
 
@@ -65,8 +79,11 @@ type Named = BTreeMap<String, Tensor>;
 /// Keeps what the model needs, in f32, and says what else there is.
 fn checked(path: &Path, config: &Config, mut found: Named) -> Result<(Named, Vec<String>)> {
     let mut wanted = config.tensors();
-    if found.contains_key(HEAD) {
-        wanted.push((HEAD.to_owned(), vec![1, config.hidden_size]));
+    // A head may have several outputs.
+    if let Some(outputs) = found.get(HEAD[0]).and_then(|head| head.dims().first().copied()) {
+        wanted.push((HEAD[0].to_owned(), vec![outputs, config.hidden_size]));
+        let biased = found.contains_key(HEAD[1]);
+        wanted.extend(biased.then(|| (HEAD[1].to_owned(), vec![outputs])));
     }
     let (mut kept, mut problems) = (BTreeMap::new(), Vec::new());
     for (name, shape) in wanted {

@@ -37,12 +37,12 @@ pub struct Visit<'a> {
 }
 
 impl<'a> Visit<'a> {
-    /// Every site with an update, and the gradients of its own outputs, (R, d_out).
+    /// Every site with an update, and the gradients of its B's outputs, the scale aside, (R, d_out).
     pub fn sites(&self) -> Result<Vec<(Site, &'a Lora, Tensor)>> {
         let mut sites = Vec::with_capacity(self.projections.len());
         for (projection, (outputs, lora)) in self.projections.iter().zip(self.linear.parts()) {
             if let Some(lora) = lora {
-                let g = self.g.narrow(1, outputs.start, outputs.len())?;
+                let g = lora.output_gradient(self.g.narrow(1, outputs.start, outputs.len())?)?;
                 sites.push((Site { layer: self.layer, projection: *projection }, lora, g));
             }
         }

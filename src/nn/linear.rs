@@ -15,7 +15,7 @@ use super::{
 use candle_core::{Result, Tensor, bail};
 use std::ops::Range;
 
-/// The factors of a low-rank update s B A.
+/// A low-rank update s B A, and what may come with it.
 #[derive(Debug, Clone)]
 pub struct Lora {
     /// A, (r, d_in).
@@ -24,15 +24,57 @@ pub struct Lora {
     pub b: Tensor,
     /// s: alpha / r, or alpha / sqrt(r) for rsLoRA.
     pub scale: f64,
+    /// m, (d_out): the norm that each row of W + s B A is given (DoRA, Liu et al., 2024).
+    pub magnitude: Option<Tensor>,
+    /// Of B, (d_out), times s.
+    pub bias: Option<Tensor>,
+    /// m / |W + s B A| by rows, (d_out), once it is merged: what B's output is multiplied by. As in PEFT it has no gradient.
+    gain: Option<Tensor>,
 }
 
 impl Lora {
+    /// The factors alone.
+    pub fn new(a: Tensor, b: Tensor, scale: f64) -> Self {
+        Self { a, b, scale, magnitude: None, bias: None, gain: None }
+    }
+
+    /// The same with a magnitude and a bias of B, where there are any.
+    pub fn with_rows(self, magnitude: Option<Tensor>, bias: Option<Tensor>) -> Self {
+        Self { magnitude, bias, ..self }
+    }
+
+    /// The same with what `f` makes of each tensor.
+    pub fn try_map(&self, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        let some = |t: &Option<Tensor>| t.as_ref().map(&f).transpose();
+        Ok(Self {
+            a: f(&self.a)?,
+            b: f(&self.b)?,
+            scale: self.scale,
+            magnitude: some(&self.magnitude)?,
+            bias: some(&self.bias)?,
+            gain: some(&self.gain)?,
+        })
+    }
+
+    /// The same with other factors.
+    pub fn with_factors(&self, a: Tensor, b: Tensor) -> Self {
+        Self { a, b, ..self.clone() }
+    }
+
     /// h = A x of every token: (N, d_in) -> (N, r).
     pub fn down(&self, x: &Tensor) -> Result<Tensor> {
         product(x, &self.a.t()?)
     }
 
-    /// Output gradient of A, s B^T g of every token: (N, d_out) -> (N, r).
+    /// Gradient of B's output, s aside, given that of the layer's: (N, d_out).
+    pub fn output_gradient(&self, g: Tensor) -> Result<Tensor> {
+        match &self.gain {
+            Some(gain) => g.broadcast_mul(gain),
+            None => Ok(g),
+        }
+    }
+
+    /// Output gradient of A, s B^T g of every token, g of [`Lora::output_gradient`]: (N, d_out) -> (N, r).
     pub fn down_gradient(&self, g: &Tensor) -> Result<Tensor> {
         product(g, &self.b)? * self.scale
     }
@@ -42,9 +84,23 @@ impl Lora {
         g * self.scale
     }
 
-    /// W + s B A.
-    fn merged(&self, base: &Tensor) -> Result<Tensor> {
-        product_added(&(&self.b * self.scale)?, &self.a, base)
+    /// W + s B A, its rows of norm m where there is one.
+    fn merge(&mut self, base: &Tensor) -> Result<Tensor> {
+        let merged = product_added(&(&self.b * self.scale)?, &self.a, base)?;
+        let Some(magnitude) = &self.magnitude else { return Ok(merged) };
+        let gain = (magnitude / merged.sqr()?.sum(1)?.sqrt()?)?;
+        let scaled = merged.broadcast_mul(&gain.unsqueeze(1)?)?;
+        self.gain = Some(gain);
+        Ok(scaled)
+    }
+
+    /// The frozen bias plus that of B.
+    fn biased(&self, base: Option<&Tensor>) -> Result<Option<Tensor>> {
+        let own = self.bias.as_ref().map(|bias| bias * self.scale).transpose()?;
+        Ok(match (base, own) {
+            (Some(base), Some(own)) => Some((base + own)?),
+            (base, own) => own.or(base.cloned()),
+        })
     }
 }
 
@@ -87,15 +143,17 @@ pub struct Linear {
 
 impl Linear {
     /// Layers with their updates.
-    pub fn new(layers: Vec<(Frozen, Option<Lora>)>) -> Result<Self> {
-        let merged = layers.iter().map(|(base, lora)| match lora {
-            Some(lora) => lora.merged(&base.weight),
+    pub fn new(mut layers: Vec<(Frozen, Option<Lora>)>) -> Result<Self> {
+        let merged = layers.iter_mut().map(|(base, lora)| match lora {
+            Some(lora) => lora.merge(&base.weight),
             None => Ok(base.weight.clone()),
         });
         let merged = merged.collect::<Result<Vec<_>>>()?;
-        let bias = biases(layers.iter().map(|(base, _)| base))?;
-        let part =
-            |(base, lora): (Frozen, _)| Part { outputs: base.weight.dims()[0], base: Some(base), lora };
+        let bias = biases(&layers)?;
+        let part = |(base, lora): (Frozen, _)| {
+            let outputs = base.weight.dims()[0];
+            Part { outputs, base: Some(base), lora }
+        };
         let parts = layers.into_iter().map(part).collect();
         let backward = match &merged[..] {
             [one] => one.clone(),
@@ -182,15 +240,20 @@ impl Linear {
 }
 
 /// The biases of layers beside each other, zero where one has none; `None` where none has.
-fn biases<'a>(layers: impl Iterator<Item = &'a Frozen> + Clone) -> Result<Option<Tensor>> {
-    if layers.clone().all(|layer| layer.bias.is_none()) {
+fn biases(layers: &[(Frozen, Option<Lora>)]) -> Result<Option<Tensor>> {
+    let each = layers.iter().map(|(base, lora)| match lora {
+        Some(lora) => lora.biased(base.bias.as_ref()),
+        None => Ok(base.bias.clone()),
+    });
+    let each = each.collect::<Result<Vec<_>>>()?;
+    if each.iter().all(Option::is_none) {
         return Ok(None);
     }
-    let each = layers.map(|Frozen { weight, bias }| match bias {
-        Some(bias) => Ok(bias.clone()),
+    let filled = each.into_iter().zip(layers).map(|(bias, (Frozen { weight, .. }, _))| match bias {
+        Some(bias) => Ok(bias),
         None => Tensor::zeros(weight.dim(0)?, weight.dtype(), weight.device()),
     });
-    Tensor::cat(&each.collect::<Result<Vec<_>>>()?, 0).map(Some)
+    Tensor::cat(&filled.collect::<Result<Vec<_>>>()?, 0).map(Some)
 }
 
 #[cfg(test)]
@@ -200,7 +263,7 @@ mod tests {
 
     /// Two layers of 3 and 2 outputs over one input of 5; only the first has an update.
     fn layer() -> Linear {
-        let lora = Lora { a: random(1, &[2, 5]), b: random(2, &[3, 2]), scale: 0.7 };
+        let lora = Lora::new(random(1, &[2, 5]), random(2, &[3, 2]), 0.7);
         let first = Frozen { weight: random(3, &[3, 5]), bias: None };
         let second = Frozen { weight: random(6, &[2, 5]), bias: Some(random(8, &[2])) };
         Linear::new(vec![(first, Some(lora)), (second, None)]).unwrap()
@@ -250,7 +313,32 @@ mod tests {
         let da = lora.down_gradient(&g).unwrap().t().unwrap().matmul(&x).unwrap();
         let db = lora.up_gradient(&g).unwrap().t().unwrap().matmul(&lora.down(&x).unwrap()).unwrap();
         let moved = |lora: Lora| layer.with_lora([(0, lora)])?.forward(&x);
-        assert_gradient(&lora.a, &dy, &da, |a| moved(Lora { a: a.clone(), ..lora.clone() }));
-        assert_gradient(&lora.b, &dy, &db, |b| moved(Lora { b: b.clone(), ..lora.clone() }));
+        assert_gradient(&lora.a, &dy, &da, |a| moved(lora.with_factors(a.clone(), lora.b.clone())));
+        assert_gradient(&lora.b, &dy, &db, |b| moved(lora.with_factors(lora.a.clone(), b.clone())));
+    }
+
+    /// Rows have the norms that they are given, whatever the factors are; gradients take those norms as they are.
+    #[test]
+    fn magnitudes_are_the_norms_of_rows() {
+        let (base, m) = (random(3, &[3, 5]), (random(9, &[3]) + 2.0).unwrap());
+        let lora = Lora { magnitude: Some(m.clone()), bias: Some(random(10, &[3])), ..lora() };
+        let frozen = Frozen { weight: base, bias: None };
+        let layer = Linear::new(vec![(frozen, Some(lora.clone()))]).unwrap();
+        let weight = layer.backward.as_ref().unwrap();
+        let norms = values(&weight.sqr().unwrap().sum(1).unwrap().sqrt().unwrap());
+        norms.iter().zip(values(&m)).for_each(|(got, want)| assert!((got - want).abs() < 1e-12));
+        let zero = Tensor::zeros((1, 5), candle_core::DType::F64, m.device()).unwrap();
+        let (got, bias) = (values(&layer.forward(&zero).unwrap()), values(&random(10, &[3])));
+        got.iter().zip(bias).for_each(|(got, bias)| assert!((got - lora.scale * bias).abs() < 1e-12));
+        let (_, merged) = layer.parts().next().unwrap();
+        let g = values(
+            &merged
+                .unwrap()
+                .output_gradient(Tensor::ones((1, 3), candle_core::DType::F64, m.device()).unwrap())
+                .unwrap(),
+        );
+        let unscaled = Lora { magnitude: None, ..lora }.merge(&random(3, &[3, 5])).unwrap();
+        let plain = values(&unscaled.sqr().unwrap().sum(1).unwrap().sqrt().unwrap());
+        g.iter().zip(plain).zip(values(&m)).for_each(|((g, norm), m)| assert!((g - m / norm).abs() < 1e-12));
     }
 }

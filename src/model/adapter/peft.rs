@@ -39,6 +39,9 @@ const NEUTRAL: [&str; 16] = [
     "task_type",
 ];
 
+/// PEFT lists `classifier` with `score` for sequence classification; a decoder has no such module.
+const HEADS: [&str; 2] = ["score", "classifier"];
+
 /// Ways to make new weights that leave the base's as they are; PEFT repeats the others when it loads an adapter.
 const PLAIN_STARTS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
@@ -57,6 +60,10 @@ struct Raw {
     #[serde(default)]
     alpha_pattern: Patterns,
     init_lora_weights: Option<Value>,
+    #[serde(default)]
+    use_dora: Option<bool>,
+    #[serde(default)]
+    lora_bias: Option<bool>,
     #[serde(default)]
     modules_to_save: Option<Vec<String>>,
     #[serde(default = "none")]
@@ -128,6 +135,31 @@ pub struct Parsed {
     pub sites: Vec<(Site, usize, f64)>,
     /// Whether the reward head is among the saved modules.
     pub head: bool,
+    /// Rank and scale of the token embedding's update.
+    pub embedding: Option<(usize, f64)>,
+    pub with: With,
+}
+
+/// What the file holds beside factors and head.
+#[derive(Debug, Default)]
+pub struct With {
+    /// A magnitude for every site (DoRA).
+    pub magnitudes: bool,
+    /// A bias of B for every site.
+    pub lora_biases: bool,
+    /// The base's biases, some or all.
+    pub biases: bool,
+    /// The token embedding under its update.
+    pub embedding: bool,
+    /// Last parts of the names of modules that are saved whole.
+    saved: Vec<String>,
+}
+
+impl With {
+    /// Whether a module of the base, or one that holds it, is saved whole.
+    pub fn saves(&self, module: &str) -> bool {
+        module.split('.').any(|part| self.saved.iter().any(|saved| saved == part))
+    }
 }
 
 /// Parses a configuration into how updates are formed and where; refuses what is not supported.
@@ -144,24 +176,41 @@ pub fn parse(path: &Path, json: &[u8], base: &Config) -> Result<Parsed> {
         Projection::ALL.into_iter().filter(|p| sites.iter().any(|site| site.projection == *p)).collect();
     let head = raw.modules_to_save.iter().flatten().any(|module| module == "score");
     let spec = LoraSpec { rank: raw.r, alpha: raw.lora_alpha, rslora: raw.use_rslora, targets };
-    let placed = sites.into_iter().map(|site| {
-        let rank = pattern(&raw.rank_pattern, &site, "rank_pattern")?.unwrap_or(raw.r as f64);
+    let formed = |module: &str| {
+        let rank = pattern(&raw.rank_pattern, module, "rank_pattern")?.unwrap_or(raw.r as f64);
         if rank.fract() != 0.0 || !(1.0..=LARGEST_RANK as f64).contains(&rank) {
             return Err(format!("rank_pattern: {rank} is not a rank"));
         }
-        let alpha = pattern(&raw.alpha_pattern, &site, "alpha_pattern")?.unwrap_or(raw.lora_alpha);
+        let alpha = pattern(&raw.alpha_pattern, module, "alpha_pattern")?.unwrap_or(raw.lora_alpha);
         let spec = LoraSpec { rank: rank as usize, alpha, ..spec.clone() };
-        Ok((site, spec.rank, spec.scale()))
+        Ok((spec.rank, spec.scale()))
+    };
+    let placed = sites.into_iter().map(|site| {
+        let (rank, scale) = formed(&site.to_string())?;
+        Ok((site, rank, scale))
     });
     let sites = placed.collect::<Result<_, String>>().map_err(|e| wrong(&e))?;
-    Ok(Parsed { spec, sites, head })
+    let module = base.names.embedding_module();
+    let embedding = match raw.names(module) {
+        true => Some(formed(module).map_err(|e: String| wrong(&e))?),
+        false => None,
+    };
+    let saved = raw.modules_to_save.iter().flatten().filter(|module| !HEADS.contains(&module.as_str()));
+    let with = With {
+        magnitudes: raw.use_dora == Some(true),
+        lora_biases: raw.lora_bias == Some(true),
+        biases: raw.bias != "none",
+        embedding: embedding.is_some(),
+        saved: saved.cloned().collect(),
+    };
+    Ok(Parsed { spec, sites, head, embedding, with })
 }
 
-/// The number of the first pattern that matches the end of the site's name, by PEFT's rule.
-fn pattern(patterns: &Patterns, site: &Site, key: &str) -> Result<Option<f64>, String> {
+/// The number of the first pattern that matches the end of the module's name, by PEFT's rule.
+fn pattern(patterns: &Patterns, module: &str, key: &str) -> Result<Option<f64>, String> {
     for (pattern, value) in &patterns.0 {
         let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")).map_err(|e| format!("{key}: {e}"))?;
-        if regex.is_match(&site.to_string()) {
+        if regex.is_match(module) {
             let number = value.as_f64().filter(|number| number.is_finite());
             return number.map(Some).ok_or_else(|| format!("{key}: `{pattern}`: expected a number"));
         }
@@ -180,13 +229,11 @@ impl Raw {
         if !self.lora_alpha.is_finite() {
             return Err(format!("lora_alpha: {} is not finite", self.lora_alpha));
         }
-        if self.bias != "none" {
-            return Err(format!("bias: `{}` is not supported (hint: `none` is)", self.bias));
-        }
-        // PEFT lists `classifier` with `score` for sequence classification; a decoder has no such module.
-        let modules = self.modules_to_save.iter().flatten();
-        if let Some(other) = modules.into_iter().find(|m| !["score", "classifier"].contains(&m.as_str())) {
-            return Err(format!("modules_to_save: `{other}` is not supported (hint: `score` is)"));
+        if !["none", "all", "lora_only"].contains(&self.bias.as_str()) {
+            return Err(format!(
+                "bias: `{}` is not supported (hint: none, all and lora_only are)",
+                self.bias
+            ));
         }
         let start = self.init_lora_weights.as_ref().and_then(Value::as_str);
         if let Some(start) = start.filter(|start| !PLAIN_STARTS.contains(start)) {
@@ -203,6 +250,16 @@ impl Raw {
         match self.rest.iter().find(|(key, value)| on(value) && !NEUTRAL.contains(&key.as_str())) {
             Some((key, _)) => Err(format!("{key}: not supported")),
             None => Ok(()),
+        }
+    }
+
+    /// Whether a module outside the layers is a target by its name.
+    fn names(&self, module: &str) -> bool {
+        match &self.target_modules {
+            Targets::Names(names) => {
+                names.iter().any(|name| name == module || module.ends_with(&format!(".{name}")))
+            }
+            Targets::Pattern(_) => false,
         }
     }
 
@@ -318,10 +375,8 @@ pub mod tests {
     fn what_is_not_supported_is_named() {
         let table = [
             (json!({"peft_type": "IA3"}), "peft_type: `IA3`"),
-            (json!({"use_dora": true}), "use_dora: not supported"),
             (json!({"fan_in_fan_out": true}), "fan_in_fan_out: not supported"),
-            (json!({"lora_bias": true}), "lora_bias: not supported"),
-            (json!({"bias": "all"}), "bias: `all`"),
+            (json!({"bias": "some"}), "bias: `some`"),
             (json!({"rank_pattern": {"q_proj": 0}}), "rank_pattern: 0 is not a rank"),
             (json!({"alpha_pattern": {"(": 1}}), "alpha_pattern: regex"),
             (json!({"some_new_method": 3}), "some_new_method: not supported"),
@@ -332,7 +387,6 @@ pub mod tests {
             (json!({"exclude_modules": ".*k_proj"}), "exclude_modules: not supported"),
             (json!({"layers_pattern": "layers"}), "layers_pattern: not supported"),
             (json!({"init_lora_weights": "pissa_niter_4"}), "init_lora_weights: `pissa_niter_4`"),
-            (json!({"modules_to_save": ["embed_tokens"]}), "modules_to_save: `embed_tokens`"),
             (json!({"target_modules": ["c_attn"]}), "target_modules: no linear layer"),
             (json!({"target_modules": "("}), "target_modules: regex"),
             (json!({"r": 0}), "r: 0 is not between"),

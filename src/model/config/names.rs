@@ -18,6 +18,13 @@ pub struct Names {
     pub queries_and_keys: [&'static str; 2],
 }
 
+impl Names {
+    /// The module of the token embedding.
+    pub fn embedding_module(&self) -> &'static str {
+        self.embedding.trim_end_matches(".weight")
+    }
+}
+
 /// Something for each place in a layer where a norm may act.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Norms<T> {
