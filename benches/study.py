@@ -154,9 +154,13 @@ def interval(curve):
 
 def table(report):
     """What was chosen at the largest n, by rule."""
-    print(f"{report['prompts']} prompts, {report['proxies']} proxies, n = {report['n'][-1]}, KL = {report['kl'][-1]:.2f} nats; "
-          f"rank correlation of proxy and gold within a pool {report['agreement']:.2f}, of the std and of the relative std with "
-          f"the error {report['error_found'][0]:.2f} and {report['error_found'][1]:.2f}")
+    print(f"{report['prompts']} prompts, {report['proxies']} proxies, n = {report['n'][-1]}, KL = {report['kl'][-1]:.2f} nats")
+    measures = {"proxy mean, gold": report["agreement"], "less the std, gold": report["certainty"][0],
+                "less the relative std, gold": report["certainty"][1], "std, error": report["error_found"][0],
+                "relative std, error": report["error_found"][1]}
+    print("| rank correlation within a pool | |\n|---|---|")
+    for name, measure in measures.items():
+        print(f"| {name} | {measure['value']:.2f} ({measure['interval'][0]:.2f} to {measure['interval'][1]:.2f}) |")
     print("| rule | k, by either half | proxy | gold | gold over the mean's choice |\n|---|---|---|---|---|")
     for judged in report["judged"]:
         k = " and ".join(f"{k:g}" for k in judged["k"]) if any(judged["k"]) else ""

@@ -13,6 +13,7 @@ use std::ffi::OsString;
 pub mod bench;
 pub mod evaluate;
 pub mod fit;
+pub mod inspect;
 pub mod model;
 pub mod output;
 pub mod pairs;
@@ -59,6 +60,8 @@ enum Command {
     Bench(bench::Bench),
     /// Compares scores with reference numbers
     Verify(verify::Verify),
+    /// Says what a checkpoint, an adapter or a posterior is, whether they fit each other, and what they cost
+    Inspect(inspect::Inspect),
     /// Prints the OpenAPI document of the service
     Openapi,
 }
@@ -80,6 +83,7 @@ impl Cli {
             Command::Evaluate(evaluate) => evaluate.run(),
             Command::Bench(bench) => bench.run(),
             Command::Verify(verify) => verify.run(),
+            Command::Inspect(inspect) => inspect.run(),
             Command::Openapi => openapi(),
         }
     }

@@ -39,11 +39,16 @@ pub struct BaseArgs {
 }
 
 impl BaseArgs {
+    /// Where the embedded base is.
+    pub fn embedded_path() -> Result<PathBuf> {
+        embedded(BASE)
+    }
+
     /// Opens the base, and says on standard error what of it is not used.
     pub fn open(&self) -> Result<Checkpoint> {
         let path = match &self.model {
             Some(path) => path.clone(),
-            None => embedded(BASE)?,
+            None => Self::embedded_path()?,
         };
         let base = Checkpoint { outputs: self.outputs()?, ..Checkpoint::open(&path)? };
         base.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));

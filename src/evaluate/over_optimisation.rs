@@ -11,6 +11,7 @@ use super::{
     best_of_n::{Weights, kl, sizes},
     bootstrap::crossed,
     mean,
+    rank::spearman,
     select::{Pool, Rule},
 };
 use serde::Serialize;
@@ -18,6 +19,9 @@ use std::collections::BTreeMap;
 
 /// Resamples of an interval.
 const RESAMPLES: usize = 2000;
+
+/// The rules that take off one standard deviation.
+const STDS: [Rule; 2] = [Rule::Std(1.0), Rule::RelativeStd(1.0)];
 
 /// One prompt's answers as one proxy sees them.
 #[derive(Debug, Clone)]
@@ -157,11 +161,20 @@ pub struct Report {
     pub kl: Vec<f64>,
     pub runs: Vec<Run>,
     pub judged: Vec<Judged>,
-    /// Mean over prompts and proxies of the rank correlation of the proxy's mean and the gold reward within a pool.
-    pub agreement: f64,
+    /// Rank correlation of the proxy's mean and the gold reward within a pool.
+    pub agreement: Average,
+    /// The same of certainty and the gold reward: less the standard deviation, and less the relative one.
+    pub certainty: [Average; 2],
     /// The same of the standard deviation, and of the relative one, with the size of the error: |proxy - gold|, both centred and
     /// scaled within the pool.
-    pub error_found: [f64; 2],
+    pub error_found: [Average; 2],
+}
+
+/// A mean over prompts and proxies, with its 95 % interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Average {
+    pub value: f64,
+    pub interval: [f64; 2],
 }
 
 /// Values of one rule: by proxy, then prompt, then n.
@@ -199,7 +212,8 @@ pub fn compare(seen: &[Vec<Seen>], gold: &[Vec<f64>], grid: &[f64], seed: u64) -
         runs,
         judged,
         agreement: study.agreement(),
-        error_found: [Rule::Std(1.0), Rule::RelativeStd(1.0)].map(|rule| study.error_found(rule)),
+        certainty: STDS.map(|rule| study.certainty(rule)),
+        error_found: STDS.map(|rule| study.error_found(rule)),
     }
 }
 
@@ -292,26 +306,48 @@ impl Study<'_> {
         }
     }
 
-    fn agreement(&self) -> f64 {
-        let each = |seen: &Seen, gold: &[f64]| super::rank::spearman(&seen.means, gold);
-        self.average(each)
+    fn agreement(&self) -> Average {
+        self.average(|seen, gold| spearman(&seen.means, gold))
     }
 
-    fn error_found(&self, rule: Rule) -> f64 {
+    fn certainty(&self, rule: Rule) -> Average {
         self.average(|seen, gold| {
-            let scores = rule.scores(&seen.pool)?;
-            let spread: Vec<f64> = seen.means.iter().zip(scores).map(|(mean, score)| mean - score).collect();
-            let (proxy, gold) = (standardised(&seen.means), standardised(gold));
-            let error: Vec<f64> = proxy.iter().zip(gold).map(|(p, g)| (p - g).abs()).collect();
-            super::rank::spearman(&spread, &error)
+            let certainty: Vec<f64> = spread(seen, rule)?.iter().map(|std| -std).collect();
+            spearman(&certainty, gold)
         })
     }
 
-    fn average(&self, of: impl Fn(&Seen, &[f64]) -> Option<f64>) -> f64 {
-        let all = self.seen.iter().flat_map(|seen| seen.iter().zip(self.gold));
-        let each: Vec<f64> = all.filter_map(|(seen, gold)| of(seen, gold)).collect();
-        if each.is_empty() { 0.0 } else { mean(&each) }
+    fn error_found(&self, rule: Rule) -> Average {
+        self.average(|seen, gold| {
+            let (proxy, gold) = (standardised(&seen.means), standardised(gold));
+            let error: Vec<f64> = proxy.iter().zip(gold).map(|(p, g)| (p - g).abs()).collect();
+            spearman(&spread(seen, rule)?, &error)
+        })
     }
+
+    /// Pools without a value are left out; the interval as of [`Study::curve`].
+    fn average(&self, of: impl Fn(&Seen, &[f64]) -> Option<f64>) -> Average {
+        let of_proxy = |seen: &Vec<Seen>| -> Vec<Option<f64>> {
+            seen.iter().zip(self.gold).map(|(seen, gold)| of(seen, gold)).collect()
+        };
+        let values: Vec<Vec<Option<f64>>> = self.seen.iter().map(of_proxy).collect();
+        let over = |prompts: &[usize], proxies: &[usize]| {
+            let some = proxies.iter().flat_map(|p| prompts.iter().filter_map(|i| values[*p][*i]));
+            let some: Vec<f64> = some.collect();
+            if some.is_empty() { 0.0 } else { mean(&some) }
+        };
+        let (prompts, proxies) = (self.gold.len(), values.len());
+        let all = |count: usize| (0..count).collect::<Vec<_>>();
+        let interval =
+            crossed([prompts, proxies], RESAMPLES, self.seed, |[prompts, proxies]| over(prompts, proxies));
+        Average { value: over(&all(prompts), &all(proxies)), interval }
+    }
+}
+
+/// The standard deviations that a rule takes off.
+fn spread(seen: &Seen, rule: Rule) -> Option<Vec<f64>> {
+    let scores = rule.scores(&seen.pool)?;
+    Some(seen.means.iter().zip(scores).map(|(mean, score)| mean - score).collect())
 }
 
 /// Values with mean 0 and standard deviation 1.
@@ -353,7 +389,10 @@ mod tests {
         assert!(judged(Family::Std).k.iter().all(|k| *k > 0.0));
         assert!(judged(Family::Std).above_mean.interval[5][0] > 0.0);
         assert_eq!(judged(Family::Mean).above_mean.value, vec![0.0; 6]);
-        assert!(report.error_found[0] > 0.05, "{:?}", report.error_found);
+        assert!(report.error_found[0].value > 0.05, "{:?}", report.error_found);
+        // What is certain here is good.
+        let [certainty, _] = report.certainty;
+        assert!(certainty.interval[0] > 0.0 && certainty.interval[1] >= certainty.value, "{certainty:?}");
     }
 
     #[test]

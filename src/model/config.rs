@@ -25,6 +25,8 @@ const LARGEST: usize = 1 << 24;
 /// A decoder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
+    /// `model_type`.
+    pub family: String,
     pub vocab_size: usize,
     /// C.
     pub hidden_size: usize,
@@ -103,6 +105,7 @@ impl Config {
     /// Llama's ways, with every head of `head_dim` and rotated by `theta`; of no other size yet.
     pub fn llama(layers: usize, heads: [usize; 2], head_dim: usize, theta: f64) -> Self {
         Self {
+            family: "llama".into(),
             vocab_size: 0,
             hidden_size: 0,
             intermediate_size: 0,

@@ -262,7 +262,7 @@ fn several_proxies_are_an_ensemble_and_an_adapter_may_be_the_gold() {
     let report = report(&workspace, &format!("{BEST_OF_N} --adapter other=adapter --gold adapter"));
     assert_eq!(report["proxies"], 2);
     // A proxy that is the gold agrees with it.
-    assert!((number(&report["agreement"]) - 1.0).abs() < 1e-9);
+    assert!((number(&report["agreement"]["value"]) - 1.0).abs() < 1e-9);
     let judged = report["judged"].as_array().unwrap();
     let of = |family: &str| judged.iter().find(|judged| judged["family"] == family).unwrap();
     let best = number(&of("mean")["gold"]["value"][3]);

@@ -1,6 +1,6 @@
 //! Train, fit, score, verify: the three commands that make a reward model, and what follows.
 
-use super::helpers::Workspace;
+use super::helpers::{Workspace, assert_says, change};
 use rewarden::evaluate::stability::percentile;
 use serde_json::{Value, json};
 
@@ -152,4 +152,54 @@ fn an_adapter_may_have_a_name() {
     assert_eq!(score("mine=adapter"), score("adapter"));
     let report = workspace.succeed("evaluate pairs --model base --adapter mine=adapter --data pairs.jsonl");
     assert!(report.contains("accuracy"), "{report}");
+}
+
+#[test]
+fn a_reward_model_without_an_adapter_has_a_posterior_over_its_head() {
+    let workspace = Workspace::new("llama-0");
+    let score = "score --model base --input inputs.jsonl";
+    let before = lines(&workspace.succeed(score));
+    assert!(before.iter().all(|score| score["variance"].is_null()));
+    for curvature in ["sketch", "ekfac"] {
+        let fit = format!("fit --model base --data pairs.jsonl --curvature {curvature}");
+        let report: Value = serde_json::from_str(&workspace.succeed(&fit)).unwrap();
+        assert_eq!(report["prior_precision"].as_object().unwrap().keys().collect::<Vec<_>>(), ["head"]);
+        let after = lines(&workspace.succeed(score));
+        for (before, after) in before.iter().zip(&after) {
+            let [a, b] = [before, after].map(|score| score["mean"].as_f64().unwrap());
+            assert!((a - b).abs() < 1e-5 && after["variance"].as_f64().unwrap() > 0.0, "{after}");
+        }
+    }
+    // The posterior is of this head, and says so.
+    let other = workspace.succeed("score --model base --adapter adapter --input inputs.jsonl");
+    assert_eq!(lines(&other).len(), before.len());
+}
+
+#[test]
+fn a_head_of_several_outputs_needs_a_choice() {
+    let workspace = Workspace::new("llama-0");
+    change(&workspace, "base/model.safetensors", |tensors| {
+        let (_, shape, bytes) = tensors.get_mut("score.weight").unwrap();
+        shape[0] = 2;
+        let copy: Vec<u8> = bytes
+            .chunks_exact(4)
+            .flat_map(|x| (2.0 * f32::from_le_bytes(x.try_into().unwrap())).to_le_bytes())
+            .collect();
+        bytes.extend(copy);
+    });
+    let score = "score --model base --no-variance --input inputs.jsonl";
+    assert_says(&workspace.fail(score), &["score: the head has 2 outputs", "--label 0"]);
+    let means = |flags: &str| -> Vec<f64> {
+        let scores = lines(&workspace.succeed(&format!("{score} {flags}")));
+        scores.iter().map(|score| score["mean"].as_f64().unwrap()).collect()
+    };
+    let (first, second, both) = (means("--label 0"), means("--label 1"), means("--label-weights -1,1"));
+    for ((first, second), both) in first.iter().zip(second).zip(both) {
+        assert!(
+            (second - 2.0 * first).abs() < 1e-4 && (both - first).abs() < 1e-4,
+            "{first} {second} {both}"
+        );
+    }
+    assert_says(&workspace.fail(&format!("{score} --label 2")), &["--label: 2 of 2 outputs"]);
+    assert_says(&workspace.fail(&format!("{score} --label-weights 1")), &["--label-weights: 1 numbers"]);
 }

@@ -3,12 +3,15 @@
 
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{
+    Dtype,
+    tensor::{Metadata, TensorInfo},
+};
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
     fs::{self, File},
-    io::{BufWriter, Write},
+    io::{BufWriter, Read, Write},
     path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicU64, Ordering},
@@ -17,19 +20,41 @@ use std::{
 /// The tensors of a file by name, and its `__metadata__`.
 pub type Contents = (BTreeMap<String, Tensor>, HashMap<String, String>);
 
+/// Longest header that is read, as in the safetensors library.
+const LONGEST_HEADER: u64 = 100_000_000;
+
 /// Reads every tensor of `path`, in the type it is stored in.
+///
+/// Tensor by tensor, so that no more than the file's tensors and one buffer are in memory. A mapped file would do the same, but a
+/// file that is cut while it is mapped kills the process.
 pub fn read(path: &Path) -> Result<Contents> {
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let mut file = File::open(path).map_err(Error::io(path))?;
     let wrong = |e: &dyn std::fmt::Display| Error::file(path, format!("not a whole safetensors file: {e}"));
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| wrong(&e))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| wrong(&e))?;
-    let tensors = file.iter().map(|(name, view)| {
-        let dtype = stored_as(view.dtype())
-            .ok_or_else(|| Error::file(path, format!("{name}: type {:?} is not supported", view.dtype())))?;
-        let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?;
-        Ok((name.to_owned(), tensor))
-    });
-    Ok((tensors.collect::<Result<_>>()?, header.metadata().clone().unwrap_or_default()))
+    let length = file.metadata().map_err(Error::io(path))?.len();
+    let mut size = [0; 8];
+    file.read_exact(&mut size).map_err(|e| wrong(&e))?;
+    let size = u64::from_le_bytes(size);
+    if size > LONGEST_HEADER.min(length) {
+        return Err(wrong(&format_args!("a header of {size} bytes")));
+    }
+    let mut header = vec![0; size as usize];
+    file.read_exact(&mut header).map_err(|e| wrong(&e))?;
+    // It says where each tensor lies: one after the other, without a gap, each as long as its shape and type have it.
+    let header: Metadata = serde_json::from_slice(&header).map_err(|e| wrong(&e))?;
+    let end = 8 + size + header.data_len() as u64;
+    if end != length {
+        return Err(wrong(&format_args!("{length} bytes, its header has {end}")));
+    }
+    let mut tensors = BTreeMap::new();
+    for name in header.offset_keys() {
+        let Some(TensorInfo { dtype, shape, data_offsets }) = header.info(&name) else { continue };
+        let dtype = stored_as(*dtype)
+            .ok_or_else(|| Error::file(path, format!("{name}: type {dtype:?} is not supported")))?;
+        let mut bytes = vec![0; data_offsets.1 - data_offsets.0];
+        file.read_exact(&mut bytes).map_err(|e| wrong(&e))?;
+        tensors.insert(name, Tensor::from_raw_buffer(&bytes, dtype, shape, &Device::Cpu)?);
+    }
+    Ok((tensors, header.metadata().clone().unwrap_or_default()))
 }
 
 fn stored_as(dtype: Dtype) -> Option<DType> {

@@ -149,9 +149,12 @@ impl Raw {
             let window = if slides { self.sliding_window } else { None };
             Ok(Sight { window, rope: kinds[usize::from(slides)] })
         });
+        let sights = sights.collect::<Result<_, String>>()?;
         let scale = self.query_pre_attn_scalar.unwrap_or(head_dim as f64).sqrt().recip();
         let gemma2 = self.model_type == "gemma2";
         Ok(Config {
+            gate: self.gate(&family)?,
+            family: self.model_type,
             vocab_size: self.vocab_size,
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
@@ -171,9 +174,8 @@ impl Raw {
             order: family.order,
             attention_scale: scale,
             attention_cap: self.attn_logit_softcapping.filter(|_| gemma2),
-            sights: sights.collect::<Result<_, String>>()?,
+            sights,
             ropes,
-            gate: self.gate(&family)?,
             biases: family.biases,
             parallel: family.parallel,
             embedding_scale: if family.scaled_embedding { (self.hidden_size as f64).sqrt() } else { 1.0 },

@@ -1,0 +1,163 @@
+"""Requests to the service, with nothing but the standard library."""
+from __future__ import annotations
+
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence, Union
+
+Message = Mapping[str, str]
+"""A turn of a conversation: `role` and `content`."""
+Item = Mapping[str, Any]
+"""What can be scored: `prompt` and `response`, `messages`, `text` or `input_ids`; `id` comes back."""
+
+
+class RewardenError(Exception):
+    """The service refused a request; `param` names the field at fault."""
+
+    def __init__(self, status: int, message: str, param: Optional[str] = None, code: Optional[str] = None):
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+
+
+class Overloaded(RewardenError):
+    """The service has no room (503), still after all retries."""
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """What uncertainty costs: `k` standard deviations ("std"), `k` variances ("variance"), or nothing ("none")."""
+
+    kind: str = "std"
+    k: float = 1.0
+
+
+@dataclass(frozen=True)
+class Reward:
+    """The posterior of one reward: `score` is the mean less the penalty."""
+
+    index: int
+    id: Optional[str]
+    mean: float
+    variance: Optional[float]
+    std: Optional[float]
+    score: float
+    novelty: Optional[float]
+    tokens: int
+    truncated: bool
+
+
+class Client:
+    """A connection's worth of settings; every call is a request of its own, so that threads may share one.
+
+    `retries` bounds how often a request is sent again when the service is overloaded or cannot be reached, after the time that
+    it asks for, or twice the last.
+    """
+
+    def __init__(self, url: str = "http://127.0.0.1:8080", *, model: Optional[str] = None, api_key: Optional[str] = None,
+                 timeout: float = 60.0, retries: int = 5, batch_size: int = 64):
+        if batch_size < 1:
+            raise ValueError("batch_size: at least 1")
+        self.url, self.model, self.timeout = url.rstrip("/"), model, timeout
+        self.retries, self.batch_size = retries, batch_size
+        self._headers = {"content-type": "application/json"}
+        if api_key is not None:
+            self._headers["authorization"] = f"Bearer {api_key}"
+
+    def rewards(self, items: Iterable[Item], *, penalty: Optional[Penalty] = None, variance: Optional[bool] = None,
+                truncation: Optional[str] = None, model: Optional[str] = None) -> list[Reward]:
+        """Scores items, in requests of `batch_size` each; rewards come in the order of the items."""
+        body: dict[str, Any] = {"model": model or self.model, "variance": variance, "truncation": truncation,
+                                "penalty": None if penalty is None else {"kind": penalty.kind, "k": penalty.k}}
+        body = {key: value for key, value in body.items() if value is not None}
+        rewards: list[Reward] = []
+        for batch in _batches(items, self.batch_size):
+            reply = self._send("POST", "/v1/rewards", {**body, "items": batch})
+            start = len(rewards)
+            rewards += [_reward(start, data) for data in reply["data"]]
+        return rewards
+
+    def models(self) -> list[dict[str, Any]]:
+        """The models that are served."""
+        return self._send("GET", "/v1/models")["data"]
+
+    def ready(self) -> bool:
+        """Whether the service answers, and has its models loaded."""
+        try:
+            self._once("GET", "/readyz", None)
+        except (RewardenError, OSError):
+            return False
+        return True
+
+    def _send(self, method: str, path: str, body: Optional[Mapping[str, Any]] = None) -> Any:
+        wait = 0.5
+        for attempt in range(self.retries + 1):
+            try:
+                return json.loads(self._once(method, path, body))
+            except Overloaded as error:
+                if attempt == self.retries:
+                    raise
+                wait = max(wait, getattr(error, "retry_after", 0.0))
+            except (urllib.error.URLError, socket.timeout, ConnectionError):
+                if attempt == self.retries:
+                    raise
+            time.sleep(wait)
+            wait *= 2
+        raise AssertionError("unreachable")
+
+    def _once(self, method: str, path: str, body: Optional[Mapping[str, Any]]) -> bytes:
+        data = None if body is None else json.dumps(body, allow_nan=False).encode()
+        request = urllib.request.Request(self.url + path, data=data, headers=self._headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=self.timeout) as reply:
+                return reply.read()
+        except urllib.error.HTTPError as error:
+            raise _refusal(error) from None
+
+
+def _refusal(error: urllib.error.HTTPError) -> RewardenError:
+    text = error.read().decode("utf-8", "replace")
+    try:
+        detail = json.loads(text)["error"]
+        message, param, code = detail["message"], detail.get("param"), detail.get("code")
+    except (ValueError, KeyError, TypeError):
+        message, param, code = text or error.reason, None, None
+    kind = Overloaded if error.code == 503 else RewardenError
+    refusal = kind(error.code, str(message), param, code)
+    if kind is Overloaded:
+        try:
+            refusal.retry_after = float(error.headers.get("retry-after", "0"))  # type: ignore[attr-defined]
+        except ValueError:
+            pass
+    return refusal
+
+
+def _reward(start: int, data: Mapping[str, Any]) -> Reward:
+    known = {name: data.get(name) for name in Reward.__dataclass_fields__}
+    return Reward(**{**known, "index": start + data["index"]})
+
+
+def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    batch: list[Item] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+Answer = Union[str, Sequence[Message]]
+"""An answer to a prompt: text, or the messages that follow it."""
+
+
+def item(prompt: Answer, answer: Answer) -> dict[str, Any]:
+    """A prompt and an answer as an item, each text or messages."""
+    if isinstance(answer, str):
+        return {"prompt": prompt if isinstance(prompt, str) else list(prompt), "response": answer}
+    before = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    return {"messages": [*before, *answer]}

@@ -1,0 +1,107 @@
+"""Against a running service: REWARDEN_URL, by default that of the README."""
+import math
+import os
+import sys
+import threading
+import unittest
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "src"))
+from rewarden import Client, Overloaded, Penalty, RewardenError  # noqa: E402
+from rewarden.rewardbench import Pipeline  # noqa: E402
+from rewarden.trl import reward_func  # noqa: E402
+
+URL = os.environ.get("REWARDEN_URL", "http://127.0.0.1:8080")
+PROMPT, ANSWERS = "What is the capital of France?", ["Paris.", "qw zx opp blib", "I do not know."]
+
+
+class AgainstTheService(unittest.TestCase):
+    def setUp(self):
+        self.client = Client(URL, batch_size=2)
+        self.items = [{"id": str(i), "prompt": PROMPT, "response": answer} for i, answer in enumerate(ANSWERS)]
+
+    def test_rewards_come_in_the_order_of_the_items(self):
+        self.assertTrue(self.client.ready())
+        rewards = self.client.rewards(iter(self.items))
+        self.assertEqual([r.index for r in rewards], [0, 1, 2])
+        self.assertEqual([r.id for r in rewards], ["0", "1", "2"])
+        for reward in rewards:
+            self.assertAlmostEqual(reward.score, reward.mean - reward.std, places=6)
+            self.assertAlmostEqual(reward.std, math.sqrt(reward.variance), places=6)
+
+    def test_a_penalty_is_the_callers(self):
+        plain = self.client.rewards(self.items, penalty=Penalty("none"))
+        self.assertTrue(all(r.variance is None and r.score == r.mean for r in plain))
+        hard = self.client.rewards(self.items, penalty=Penalty("variance", 0.5))
+        for reward in hard:
+            self.assertAlmostEqual(reward.score, reward.mean - 0.5 * reward.variance, places=4)
+
+    def test_what_is_wrong_is_named(self):
+        with self.assertRaises(RewardenError) as raised:
+            self.client.rewards([{"prompt": "x", "respons": "y"}])
+        self.assertEqual(raised.exception.status, 422)
+        self.assertIn("items[0]", raised.exception.param)
+        with self.assertRaises(RewardenError) as raised:
+            self.client.rewards(self.items, model="nowhere")
+        self.assertEqual(raised.exception.status, 404)
+
+    def test_trainers_and_benchmarks_get_the_same_scores(self):
+        want = [r.score for r in self.client.rewards(self.items)]
+        turns = [[{"role": "user", "content": PROMPT}]] * 3
+        answers = [[{"role": "assistant", "content": answer}] for answer in ANSWERS]
+        for prompts, completions in [([PROMPT] * 3, ANSWERS), (turns, answers), (turns, ANSWERS)]:
+            got = reward_func(self.client)(prompts=prompts, completions=completions, completion_ids=None)
+            for a, b in zip(got, want):
+                self.assertAlmostEqual(a, b, places=3)
+        got = Pipeline(self.client)([[*turn, *answer] for turn, answer in zip(turns, answers)])
+        for a, b in zip(list(got), want):
+            self.assertAlmostEqual(float(a), b, places=3)
+
+    def test_models_are_listed(self):
+        self.assertTrue(any(model["id"] for model in self.client.models()))
+
+
+class Flaky(BaseHTTPRequestHandler):
+    """Is overloaded for a while."""
+
+    refusals = 0
+
+    def do_GET(self):
+        if Flaky.refusals > 0:
+            Flaky.refusals -= 1
+            self.send_response(503)
+            self.send_header("retry-after", "0")
+            body = b'{"error": {"message": "full", "param": null, "code": "overloaded"}}'
+        else:
+            self.send_response(200)
+            body = b'{"data": []}'
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class Retries(unittest.TestCase):
+    def setUp(self):
+        self.server = HTTPServer(("127.0.0.1", 0), Flaky)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def tearDown(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def test_an_overloaded_service_is_asked_again(self):
+        Flaky.refusals = 1
+        self.assertEqual(Client(self.url).models(), [])
+
+    def test_not_for_ever(self):
+        Flaky.refusals = 9
+        with self.assertRaises(Overloaded) as raised:
+            Client(self.url, retries=0).models()
+        self.assertEqual((raised.exception.message, raised.exception.code), ("full", "overloaded"))
+
+
+if __name__ == "__main__":
+    unittest.main()
