@@ -7,12 +7,11 @@ STUDY is the folder of benches/study.py, which must have gone as far as its fits
 trained on, the ensemble all of its proxies. Every step leaves a file and is not repeated where that exists; a table is printed
 at the end.
 """
-import argparse
 import json
 import os
 import sys
 
-from study import Study
+from study import Study, arguments
 
 FILES = ("adapter_config.json", "adapter_model.safetensors", "training.json")
 KINDS = {
@@ -80,16 +79,10 @@ def line(table, kind, pairs, groups, chosen, family, bytes_):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("binary")
-    parser.add_argument("data")
-    parser.add_argument("--output", required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4])
+    parser = arguments(__doc__)
     parser.add_argument("--pairs", type=int, default=300, help="pairs that every posterior is fitted to")
     parser.add_argument("--items", type=int, default=60, help="items of each group out of the distribution")
     parser.add_argument("--answers", type=int, default=32, help="answers of each pool")
-    parser.add_argument("--characters", type=int, default=1000)
-    parser.add_argument("--flips", type=float, default=0.25)
     table = Table(parser.parse_args())
     rows = []
     for kind, flags in KINDS.items():

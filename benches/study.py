@@ -168,17 +168,23 @@ def table(report):
         print(f"| {name} | {k} | {interval(judged['proxy'])} | {interval(judged['gold'])} | {interval(judged['above_mean'])} |")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description):
+    """What both scripts of the study take."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary")
     parser.add_argument("data")
-    parser.add_argument("--output", required=True)
+    parser.add_argument("--output", required=True, help="folder of the study")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4])
+    parser.add_argument("--characters", type=int, default=1000, help="longest pair, prompt and both answers")
+    parser.add_argument("--flips", type=float, default=0.25, help="share of the labels that are flipped")
+    return parser
+
+
+def main():
+    parser = arguments(__doc__)
     parser.add_argument("--shift-seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--pairs", type=int, default=1000, help="training pairs of a proxy")
     parser.add_argument("--labelled", type=int, default=1600, help="pairs that the gold labels")
-    parser.add_argument("--characters", type=int, default=1000, help="longest pair, prompt and both answers")
-    parser.add_argument("--flips", type=float, default=0.25)
     parser.add_argument("--until", choices=["proxies", "fits", "best-of-n", "end"], default="end")
     study = Study(parser.parse_args())
     study.train("gold", study.data("train.jsonl.gz"), GOLD)

@@ -94,25 +94,22 @@ impl Adapter {
         });
         let replaced = file.replaced(base, &with);
         file.finish(&path)?;
-        Ok(Self {
-            spec,
-            layers: base.layers,
-            lora,
-            head,
-            embedding,
-            embedding_module: base.names.embedding_module(),
-            replaced,
-        })
+        Ok(Self { embedding, replaced, ..Self::plain(spec, lora, head, base) })
     }
 
     /// No update, and a head that the base brings: what is uncertain in a reward model without an adapter.
     pub fn of_head(head: Head, base: &Config) -> Self {
         let spec = LoraSpec { rank: 1, alpha: 1.0, rslora: false, targets: Vec::new() };
+        Self::plain(spec, BTreeMap::new(), Some(head), base)
+    }
+
+    /// Updates and a head, and nothing else.
+    fn plain(spec: LoraSpec, lora: BTreeMap<Site, Lora>, head: Option<Head>, base: &Config) -> Self {
         Self {
             spec,
             layers: base.layers,
-            lora: BTreeMap::new(),
-            head: Some(head),
+            lora,
+            head,
             embedding: None,
             embedding_module: base.names.embedding_module(),
             replaced: BTreeMap::new(),
@@ -141,16 +138,7 @@ impl Adapter {
         if lora.is_empty() {
             return Err(Error::Usage("--targets: the model has no such linear layer".into()));
         }
-        let (embedding, replaced) = (None, BTreeMap::new());
-        Ok(Self {
-            spec,
-            layers: base.layers,
-            lora,
-            head,
-            embedding,
-            embedding_module: base.names.embedding_module(),
-            replaced,
-        })
+        Ok(Self::plain(spec, lora, head, base))
     }
 
     /// Writes the adapter as PEFT does; `base` is the name that PEFT shows for the base model.

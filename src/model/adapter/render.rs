@@ -77,18 +77,12 @@ mod tests {
     };
     use candle_core::{DType, Device, Tensor};
     use proptest::prelude::*;
-    use std::{collections::BTreeMap, path::Path};
+    use std::path::Path;
 
     fn zeros(site: Site, rank: usize, scale: f64, base: &Config) -> (Site, Lora) {
         let (d_out, d_in) = site.projection.shape(base);
         let zeros = |shape| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
         (site, Lora::new(zeros((rank, d_in)), zeros((d_out, rank)), scale))
-    }
-
-    fn plain(spec: LoraSpec, lora: BTreeMap<Site, Lora>, base: &Config) -> Adapter {
-        let embedding_module = base.names.embedding_module();
-        let (embedding, replaced) = (None, BTreeMap::new());
-        Adapter { spec, layers: base.layers, lora, head: None, embedding, embedding_module, replaced }
     }
 
     /// Saves and loads an adapter, and says what the configuration was.
@@ -125,7 +119,7 @@ mod tests {
         let (base, spec) = (base(), LoraSpec { rank: 2, alpha: 4.0, rslora: false, targets: vec![] });
         let site = |layer, projection| zeros(Site { layer, projection }, 2, 2.0, &base);
         let lora = [site(0, Projection::Q), site(1, Projection::Up)].into_iter().collect();
-        let mut adapter = plain(spec, lora, &base);
+        let mut adapter = Adapter::plain(spec, lora, None, &base);
         let config = assert_comes_back(&adapter, &base);
         let names = json!(["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj"]);
         assert_eq!((&config["target_modules"], &config["layers_to_transform"]), (&names, &Value::Null));
@@ -149,7 +143,7 @@ mod tests {
                 let alpha = if own > 1 { alpha } else { spec.alpha };
                 zeros(site, rank, LoraSpec { rank, alpha, ..spec.clone() }.scale(), &base)
             });
-            let adapter = plain(spec.clone(), lora.collect(), &base);
+            let adapter = Adapter::plain(spec.clone(), lora.collect(), None, &base);
             assert_comes_back(&adapter, &base);
         }
     }

@@ -1,59 +1,31 @@
-//! Normalisations of rows, one pass for each sum and one to scale.
+//! Normalisations of rows, one pass for each sum and one to scale: by the root mean square, or, centred, layer normalisation.
 
 use super::{rows, sum_of};
 
-/// x (N, C), weight (C) -> w * x / rms(x), (N, C).
+/// x (N, C), weight (C) -> w x / rms(x), (N, C).
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
-    let width = weight.len();
-    // SAFETY: x, weight and the row of the output are of the same length, so that every slot is written.
-    unsafe {
-        rows(
-            x.len(),
-            width,
-            #[inline(always)]
-            |i, y| {
-                let x = &x[i * width..][..width];
-                let inverse = inverse_rms(x, eps);
-                for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
-                    y.write(x * inverse * w);
-                }
-            },
-        )
-    }
+    forward::<false>(x, weight, &[], eps)
+}
+
+/// As [`rms_norm`] of x - mean(x), plus the bias (C).
+pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
+    forward::<true>(x, weight, bias, eps)
 }
 
 /// Gradient at the input of a residual branch that begins with [`rms_norm`]: of `beside`, which passes the branch by, and
 /// of the branch, (u - n mean(u n)) / rms with n = x / rms, u = w * dy.
 pub fn rms_norm_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], beside: &[f32]) -> Vec<f32> {
-    let width = weight.len();
-    // SAFETY: all rows are of the same length, so that every slot is written.
-    unsafe {
-        rows(
-            x.len(),
-            width,
-            #[inline(always)]
-            |i, dx| {
-                let [x, dy, beside] = [x, dy, beside].map(|rows| &rows[i * width..][..width]);
-                let inverse = inverse_rms(x, eps);
-                let dot = sum_of(
-                    width,
-                    #[inline(always)]
-                    |j| weight[j] * dy[j] * x[j],
-                );
-                // mean(u n) / rms, for x instead of n
-                let pull = dot * inverse * inverse * inverse / width as f32;
-                for (j, dx) in dx.iter_mut().enumerate() {
-                    dx.write(beside[j] + (weight[j] * dy[j] * inverse - x[j] * pull));
-                }
-            },
-        )
-    }
+    backward::<false>(x, weight, eps, dy, beside)
 }
 
-/// x (N, C), weight and bias (C) -> w (x - mean) / sqrt(variance + eps) + b, (N, C).
-pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
+/// The same of [`layer_norm`], with n of the centred rows, and mean(u) taken off u.
+pub fn layer_norm_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], beside: &[f32]) -> Vec<f32> {
+    backward::<true>(x, weight, eps, dy, beside)
+}
+
+fn forward<const CENTRED: bool>(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
     let width = weight.len();
-    // SAFETY: all rows are of the same length, so that every slot is written.
+    // SAFETY: weight and the row of the output are of the same length, so that every slot is written.
     unsafe {
         rows(
             x.len(),
@@ -61,19 +33,26 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32>
             #[inline(always)]
             |i, y| {
                 let x = &x[i * width..][..width];
-                let (mean, inverse) = moments(x, eps);
+                let (mean, inverse) = moments::<CENTRED>(x, eps);
                 for (j, y) in y.iter_mut().enumerate() {
-                    y.write((x[j] - mean) * inverse * weight[j] + bias[j]);
+                    let n = (x[j] - mean) * inverse * weight[j];
+                    y.write(if CENTRED { n + bias[j] } else { n });
                 }
             },
         )
     }
 }
 
-/// As [`rms_norm_backward`], of [`layer_norm`]: beside + (u - mean(u) - n mean(u n)) / sigma.
-pub fn layer_norm_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], beside: &[f32]) -> Vec<f32> {
+fn backward<const CENTRED: bool>(
+    x: &[f32],
+    weight: &[f32],
+    eps: f32,
+    dy: &[f32],
+    beside: &[f32],
+) -> Vec<f32> {
     let width = weight.len();
-    // SAFETY: as above.
+    let share = 1.0 / width as f32;
+    // SAFETY: all rows are of the same length, so that every slot is written.
     unsafe {
         rows(
             x.len(),
@@ -81,22 +60,25 @@ pub fn layer_norm_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], besi
             #[inline(always)]
             |i, dx| {
                 let [x, dy, beside] = [x, dy, beside].map(|rows| &rows[i * width..][..width]);
-                let (mean, inverse) = moments(x, eps);
-                let share = 1.0 / width as f32;
-                let level = share
-                    * sum_of(
-                        width,
-                        #[inline(always)]
-                        |j| weight[j] * dy[j],
-                    );
-                let pull = share
-                    * inverse
-                    * inverse
-                    * sum_of(
-                        width,
-                        #[inline(always)]
-                        |j| weight[j] * dy[j] * (x[j] - mean),
-                    );
+                let (mean, inverse) = moments::<CENTRED>(x, eps);
+                let level = match CENTRED {
+                    true => {
+                        share
+                            * sum_of(
+                                width,
+                                #[inline(always)]
+                                |j| weight[j] * dy[j],
+                            )
+                    }
+                    false => 0.0,
+                };
+                let dot = sum_of(
+                    width,
+                    #[inline(always)]
+                    |j| weight[j] * dy[j] * (x[j] - mean),
+                );
+                // mean(u n) / rms, for x - mean instead of n
+                let pull = dot * inverse * inverse * share;
                 for (j, dx) in dx.iter_mut().enumerate() {
                     dx.write(beside[j] + (weight[j] * dy[j] - level - (x[j] - mean) * pull) * inverse);
                 }
@@ -105,31 +87,25 @@ pub fn layer_norm_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], besi
     }
 }
 
-/// Mean of a row, and 1 / sqrt(variance + eps).
+/// What is taken off a row, its mean or nothing, and 1 / sqrt(mean square of the rest + eps).
 #[inline(always)]
-fn moments(x: &[f32], eps: f32) -> (f32, f32) {
+fn moments<const CENTRED: bool>(x: &[f32], eps: f32) -> (f32, f32) {
     let share = 1.0 / x.len() as f32;
-    let mean = share
-        * sum_of(
-            x.len(),
-            #[inline(always)]
-            |j| x[j],
-        );
-    let variance = share
-        * sum_of(
-            x.len(),
-            #[inline(always)]
-            |j| (x[j] - mean) * (x[j] - mean),
-        );
-    (mean, 1.0 / (variance + eps).sqrt())
-}
-
-#[inline(always)]
-fn inverse_rms(x: &[f32], eps: f32) -> f32 {
+    let mean = match CENTRED {
+        true => {
+            share
+                * sum_of(
+                    x.len(),
+                    #[inline(always)]
+                    |j| x[j],
+                )
+        }
+        false => 0.0,
+    };
     let squares = sum_of(
         x.len(),
         #[inline(always)]
-        |j| x[j] * x[j],
+        |j| (x[j] - mean) * (x[j] - mean),
     );
-    1.0 / (squares / x.len() as f32 + eps).sqrt()
+    (mean, 1.0 / (squares * share + eps).sqrt())
 }
