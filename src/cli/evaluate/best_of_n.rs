@@ -181,18 +181,20 @@ fn progress(pools: &[Vec<TokenSeq>]) -> Progress {
 fn seen(joints: Vec<Vec<Joint>>) -> Vec<Vec<Seen>> {
     let of_prompt = |of: &[Joint], prompt: usize| {
         let Joint { means, head_variances, covariance } = &of[prompt];
-        let members: Vec<&[f64]> = joints.iter().map(|other| other[prompt].means.as_slice()).collect();
         let pool = select::Pool::new(means.clone());
         let answers = means.len();
         let mut head = vec![0.0; answers * answers];
         head_variances.iter().enumerate().for_each(|(i, variance)| head[i * (answers + 1)] = *variance);
-        let all = || joints.iter().map(|of| (of[prompt].means.as_slice(), of[prompt].covariance.as_slice()));
-        Seen {
-            head: pool.clone().with_covariance(&head),
-            total: (joints.len() > 1).then(|| select::Pool::of_members(&all().collect::<Vec<_>>())),
-            pool: pool.with_covariance(covariance).with_ensemble(&members),
-            means: means.clone(),
-        }
+        let members: Vec<(&[f64], &[f64])> =
+            joints.iter().map(|of| (of[prompt].means.as_slice(), of[prompt].covariance.as_slice())).collect();
+        let all_means: Vec<&[f64]> = members.iter().map(|(means, _)| *means).collect();
+        let (head, own) = (pool.clone().with_covariance(&head), pool.with_covariance(covariance));
+        // One proxy is no ensemble.
+        let (pool, total) = match members.len() {
+            1 => (own, None),
+            _ => (own.with_ensemble(&all_means), Some(select::Pool::of_members(&members))),
+        };
+        Seen { head, pool, total, means: means.clone() }
     };
     joints.iter().map(|of| (0..of.len()).map(|prompt| of_prompt(of, prompt)).collect()).collect()
 }

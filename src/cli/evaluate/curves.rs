@@ -16,8 +16,8 @@ const DRAWN: [Family; 7] = [
     Family::Std,
     Family::HeadStd,
     Family::EnsembleMean,
-    Family::WorstCase,
     Family::Uwo,
+    Family::RelativeTotalStd,
 ];
 const WITH_BAND: usize = 2;
 
