@@ -18,6 +18,7 @@ pub mod model;
 pub mod output;
 pub mod pairs;
 mod progress;
+pub mod render;
 pub mod score;
 pub mod scoring;
 pub mod serve;
@@ -60,6 +61,8 @@ enum Command {
     Bench(bench::Bench),
     /// Compares scores with reference numbers
     Verify(verify::Verify),
+    /// Shows what a model sees of items: the templated text, its tokens, and the one whose hidden state is read
+    Render(render::Render),
     /// Says what a checkpoint, an adapter or a posterior is, whether they fit each other, and what they cost
     Inspect(inspect::Inspect),
     /// Prints the OpenAPI document of the service
@@ -83,6 +86,7 @@ impl Cli {
             Command::Evaluate(evaluate) => evaluate.run(),
             Command::Bench(bench) => bench.run(),
             Command::Verify(verify) => verify.run(),
+            Command::Render(render) => render.run(),
             Command::Inspect(inspect) => inspect.run(),
             Command::Openapi => openapi(),
         }

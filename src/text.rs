@@ -75,6 +75,14 @@ impl Encoder {
         self.template.as_ref().map(|template| template.sha256().to_owned())
     }
 
+    /// The text that is tokenised, where the input is not token ids already.
+    pub fn text(&self, input: &Input) -> Result<Option<String>> {
+        match input {
+            Input::Ids(_) => Ok(None),
+            _ => Ok(Some(self.render(input)?.text.into_owned())),
+        }
+    }
+
     /// Encodes one input; what does not fit the limit is cut as it says, or refused.
     pub fn encode(&self, input: &Input, limit: &Limit) -> Result<TokenSeq> {
         let (mut ids, rendered) = match input {

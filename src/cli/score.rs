@@ -5,15 +5,18 @@ use crate::{
     Error, Result,
     data::lines::{Lines, at_line},
     item::{Id, Item},
+    model::checkpoint::tensors,
     posterior::{Novelty, Posterior},
     score::{
-        Estimate, Rated, Want, in_batches,
+        Embed, Embedding, Estimate, Rated, Scorer, Want, batched, in_batches,
         penalty::{Kind, Penalty},
     },
     text::{Encoder, Limit, TokenSeq, Truncation},
 };
+use candle_core::{Device, Tensor};
 use serde::Serialize;
 use std::{
+    collections::{BTreeMap, HashMap},
     io::{self, Write},
     path::{Path, PathBuf},
     sync::Arc,
@@ -40,6 +43,10 @@ pub struct Score {
     /// Computes means only, at about half the cost
     #[arg(long, env = "REWARDEN_NO_VARIANCE")]
     no_variance: bool,
+    /// Also writes a vector for each item, whose inner products are the covariances of the rewards: a safetensors file with
+    /// `vectors` (items, features) and `means`
+    #[arg(long, value_name = "FILE", conflicts_with = "no_variance", env = "REWARDEN_VECTORS")]
+    vectors: Option<PathBuf>,
     #[command(flatten)]
     scoring: ScoringArgs,
     /// Cuts what is too long, instead of failing
@@ -104,8 +111,11 @@ impl Score {
         let sequences: Vec<TokenSeq> = items.iter().map(|item| item.sequence.clone()).collect();
         let tokens = sequences.iter().map(|sequence| sequence.ids.len()).sum();
         let mut progress = Progress::new(0, tokens);
-        let estimates =
-            in_batches(&mut scorer, &sequences, want, self.batch_tokens, |tokens| progress.add(tokens))?;
+        let done = |tokens| progress.add(tokens);
+        let estimates = match &self.vectors {
+            Some(path) => self.embed(path, &scorer, &sequences, done)?,
+            None => in_batches(&mut scorer, &sequences, want, self.batch_tokens, done)?,
+        };
         progress.finish();
         let mut output = String::new();
         for (item, estimate) in items.iter().zip(estimates) {
@@ -122,6 +132,33 @@ impl Score {
             writeln!(io::stderr(), "{timing}").map_err(Error::io("<stderr>"))?;
         }
         Ok(())
+    }
+
+    /// Estimates by way of vectors, which are written.
+    fn embed(
+        &self,
+        path: &Path,
+        scorer: &Scorer,
+        sequences: &[TokenSeq],
+        done: impl FnMut(usize),
+    ) -> Result<Vec<Estimate>> {
+        if !scorer.has_variances() {
+            return Err(Error::Usage("--vectors: needs a posterior (hint: run `fit`)".into()));
+        }
+        let embedded = batched(sequences, self.batch_tokens, done, |batch| scorer.embed(batch))?;
+        let features = embedded.first().map_or(0, |embedding| embedding.vector.len());
+        let vectors = embedded.iter().flat_map(|embedding| &embedding.vector).copied();
+        let means: Vec<f64> = embedded.iter().map(|embedding| embedding.mean).collect();
+        let tensors = BTreeMap::from([
+            (
+                "vectors".to_owned(),
+                Tensor::from_iter(vectors, &Device::Cpu)?.reshape((embedded.len(), features))?,
+            ),
+            ("means".to_owned(), Tensor::new(means, &Device::Cpu)?),
+        ]);
+        tensors::write(path, &tensors, HashMap::new())?;
+        let estimate = |e: &Embedding| Estimate { mean: e.mean, variance: Some(e.covariance(e)) };
+        Ok(embedded.iter().map(estimate).collect())
     }
 
     /// The input's name, and its items as token sequences.

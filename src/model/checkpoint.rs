@@ -41,10 +41,15 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// Template and tokenizer alone.
+    pub fn encoder(path: &Path) -> Result<Encoder> {
+        let (config, encoder) = if is_gguf(path) { gguf::text(path)? } else { folder::text(path)? };
+        Ok(encoder.with_vocabulary(config.vocab_size))
+    }
+
     /// Opens a checkpoint folder, or a file that ends in `.gguf`.
     pub fn open(path: &Path) -> Result<Self> {
-        let gguf = path.extension().is_some_and(|extension| extension == "gguf");
-        let loaded = if gguf { gguf::read(path)? } else { folder::read(path)? };
+        let loaded = if is_gguf(path) { gguf::read(path)? } else { folder::read(path)? };
         let Loaded { config, encoder, tensors } = loaded;
         let (tensors, warnings) = checked(path, &config, tensors)?;
         let encoder = Arc::new(encoder.with_vocabulary(config.vocab_size));
@@ -58,6 +63,10 @@ impl Checkpoint {
         let [weight, bias] = HEAD.map(|name| self.tensors.get(name).cloned());
         Some(Head { weight: weight?, bias })
     }
+}
+
+fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "gguf")
 }
 
 fn name_of(path: &Path) -> String {

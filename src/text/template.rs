@@ -62,6 +62,7 @@ impl Template {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", json::tojson);
+        environment.add_test("iterable", iterable);
         environment
             .add_template_owned(NAME, without_generation_tags(source))
             .map_err(|e| Error::file(path, e))?;
@@ -149,6 +150,11 @@ fn python_constants(out: &mut Output, state: &State, value: &Value) -> Result<()
         _ => return escape_formatter(out, state, value),
     };
     out.write_str(name).map_err(|_| ErrorKind::WriteFailure.into())
+}
+
+/// As in Python, where nothing can be iterated over but what has items: `None` is not empty.
+fn iterable(value: &Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok()
 }
 
 fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
@@ -248,6 +254,10 @@ mod tests {
             (
                 "{{ messages[1:] | length }}{{ messages[-1].role }}{{ 'b' in messages[1].content }}",
                 "1assistantTrue",
+            ),
+            (
+                "{{ none is iterable }}{{ 5 is iterable }}{{ 'a' is iterable }}{{ [] is iterable }}{{ x is iterable }}",
+                "FalseFalseTrueTrueTrue",
             ),
             ("{% macro x(a, b='c') %}{{ a ~ b }}{% endmacro %}{{ x('d') }}", "dc"),
         ];

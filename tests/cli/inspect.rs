@@ -1,4 +1,4 @@
-//! `inspect`: what things are, and whether they belong together.
+//! `inspect` and `render`: what things are, whether they belong together, and what a model sees.
 
 use super::helpers::{Workspace, assert_says};
 use serde_json::{Value, json};
@@ -26,4 +26,24 @@ fn what_does_not_belong_together_is_said() {
     assert_says(&message, &["adapter_model.safetensors", "expected"]);
     assert_says(&workspace.fail("inspect nowhere"), &["nowhere: not there"]);
     assert_says(&workspace.fail("inspect pairs.jsonl"), &["pairs.jsonl: neither", "hint:"]);
+}
+
+#[test]
+fn a_model_sees_the_tokens_that_transformers_gives_it() {
+    let workspace = Workspace::new("llama-0");
+    let expected: Value = serde_json::from_slice(&workspace.read("expected.json")).unwrap();
+    let text = workspace.succeed("render --model base --input inputs.jsonl");
+    for line in text.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let want = &expected["items"][line["id"].as_str().unwrap()]["input_ids"];
+        assert_eq!(&line["input_ids"], want);
+        assert!(line["pooled"].as_u64().unwrap() < want.as_array().unwrap().len() as u64);
+    }
+    // Weights are not read, and what is refused is said in its place.
+    std::fs::remove_file(workspace.path("base/model.safetensors")).unwrap();
+    std::fs::remove_file(workspace.path("base/chat_template.jinja")).unwrap();
+    workspace.write("inputs.jsonl", r#"{"id": 1, "messages": [{"role": "user", "content": "x"}]}"#);
+    let line: Value =
+        serde_json::from_str(&workspace.succeed("render --model base --input inputs.jsonl")).unwrap();
+    assert!(line["error"].as_str().unwrap().contains("no chat template"), "{line}");
 }

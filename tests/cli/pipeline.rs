@@ -203,3 +203,28 @@ fn a_head_of_several_outputs_needs_a_choice() {
     assert_says(&workspace.fail(&format!("{score} --label 2")), &["--label: 2 of 2 outputs"]);
     assert_says(&workspace.fail(&format!("{score} --label-weights 1")), &["--label-weights: 1 numbers"]);
 }
+
+#[test]
+fn vectors_have_the_variances_as_their_squares() {
+    let workspace = Workspace::new("llama-0");
+    workspace.succeed(
+        "fit --model base --adapter adapter --data pairs.jsonl --output adapter/posterior.safetensors",
+    );
+    let score = "score --model base --adapter adapter --input inputs.jsonl";
+    let plain = lines(&workspace.succeed(score));
+    let scores = lines(&workspace.succeed(&format!("{score} --vectors vectors.safetensors")));
+    let bytes = workspace.read("vectors.safetensors");
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let vectors = file.tensor("vectors").unwrap();
+    assert_eq!([vectors.shape()[0], file.tensor("means").unwrap().shape()[0]], [scores.len(); 2]);
+    let numbers: Vec<f64> =
+        vectors.data().chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap()).into()).collect();
+    for ((score, plain), vector) in scores.iter().zip(&plain).zip(numbers.chunks_exact(vectors.shape()[1])) {
+        let square: f64 = vector.iter().map(|x| x * x).sum();
+        for variance in [&score["variance"], &plain["variance"]] {
+            assert!((variance.as_f64().unwrap() / square - 1.0).abs() < 1e-4, "{score} {square}");
+        }
+    }
+    let message = workspace.fail("score --model base --input inputs.jsonl --vectors vectors.safetensors");
+    assert_says(&message, &["--vectors: needs a posterior"]);
+}

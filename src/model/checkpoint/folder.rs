@@ -12,10 +12,16 @@ use std::{
 const WHOLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-pub fn read(folder: &Path) -> Result<Loaded> {
+/// Configuration, and what turns text into tokens.
+pub fn text(folder: &Path) -> Result<(Config, Encoder)> {
     let path = folder.join("config.json");
     let config = Config::from_json(&path, &std::fs::read(&path).map_err(Error::io(&path))?)?;
     let encoder = Encoder::from_folder(folder, config.pad_token_id)?;
+    Ok((config, encoder))
+}
+
+pub fn read(folder: &Path) -> Result<Loaded> {
+    let (config, encoder) = text(folder)?;
     Ok(Loaded { encoder, tensors: weights(folder)?, config })
 }
 

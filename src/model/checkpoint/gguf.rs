@@ -11,9 +11,21 @@ use candle_core::{
 };
 use std::{collections::BTreeMap, fs::File, io::BufReader, path::Path};
 
-pub fn read(path: &Path) -> Result<Loaded> {
+/// Configuration, and what turns text into tokens.
+pub fn text(path: &Path) -> Result<(Config, Encoder)> {
+    let (_, content) = content(path)?;
+    Ok((Metadata { path, content: &content }.config()?, Encoder::from_gguf(path, &content)?))
+}
+
+/// The file, and its table of contents.
+fn content(path: &Path) -> Result<(BufReader<File>, Content)> {
     let mut reader = BufReader::new(File::open(path).map_err(Error::io(path))?);
     let content = Content::read(&mut reader).map_err(|e| Error::file(path, unreadable(&e.to_string())))?;
+    Ok((reader, content))
+}
+
+pub fn read(path: &Path) -> Result<Loaded> {
+    let (mut reader, content) = content(path)?;
     let config = Metadata { path, content: &content }.config()?;
     let encoder = Encoder::from_gguf(path, &content)?;
     let mut tensors = BTreeMap::new();
