@@ -6,6 +6,7 @@ few short ones in the formats of older reward models; conversations of one and m
 space and other scripts. What transformers refuses must be refused.
 """
 import glob
+import importlib.util
 import json
 import os
 import shutil
@@ -44,8 +45,8 @@ SHORT = {
 
 
 def shipped():
-    import trl
-    for path in sorted(glob.glob(os.path.join(os.path.dirname(trl.__file__), "chat_templates", "*.jinja"))):
+    folder = importlib.util.find_spec("trl").submodule_search_locations[0]  # not imported: it needs more than its files
+    for path in sorted(glob.glob(os.path.join(folder, "chat_templates", "*.jinja"))):
         with open(path, encoding="utf-8") as file:
             yield os.path.basename(path), file.read()
 
