@@ -166,6 +166,10 @@ def table(report):
         k = " and ".join(f"{k:g}" for k in judged["k"]) if any(judged["k"]) else ""
         name = judged["family"].replace("_", " ")
         print(f"| {name} | {k} | {interval(judged['proxy'])} | {interval(judged['gold'])} | {interval(judged['above_mean'])} |")
+    for run in report["runs"]:
+        if run["k"] == 1 and run["family"] in ("std", "relative_std", "relative_total_std"):
+            name = run["family"].replace("_", " ")
+            print(f"| {name}, whatever the prompts | 1 | {interval(run['proxy'])} | {interval(run['gold'])} | |")
 
 
 def arguments(description):
