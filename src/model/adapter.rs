@@ -251,7 +251,8 @@ impl File {
         let copies = [".modules_to_save.bias", ".original_module.bias"];
         self.tensors.retain(|name, _| {
             let head = with.saves("lm_head") && name.ends_with(".lm_head.weight");
-            !head && !(with.biases && copies.iter().any(|end| name.ends_with(end)))
+            let copy = with.biases && copies.iter().any(|end| name.ends_with(end));
+            !(head || copy)
         });
         replaced
     }
