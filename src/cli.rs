@@ -175,9 +175,10 @@ mod tests {
     #[test]
     fn every_flag_has_its_environment_twin() {
         fn check(command: &clap::Command) {
-            for flag in
-                command.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()))
-            {
+            let flag = |arg: &&clap::Arg| {
+                !arg.is_positional() && !["help", "version"].contains(&arg.get_id().as_str())
+            };
+            for flag in command.get_arguments().filter(flag) {
                 let twin = flag.get_env().and_then(|name| name.to_str());
                 let name = flag.get_id().as_str().to_uppercase();
                 let want =

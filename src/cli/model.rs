@@ -32,7 +32,7 @@ pub struct BaseArgs {
         long,
         value_name = "W,W,..",
         value_delimiter = ',',
-        allow_negative_numbers = true,
+        allow_hyphen_values = true,
         env = "REWARDEN_LABEL_WEIGHTS"
     )]
     pub label_weights: Vec<f64>,
