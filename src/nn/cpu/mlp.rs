@@ -89,16 +89,19 @@ fn gradient(
             |i, dx, y| {
                 let (gate, up) = x[i * wide..][..wide].split_at(width);
                 let (dgate, dup) = dx.split_at_mut(width);
-                let dy = &dy[i * width..][..width];
-                for (j, y) in y.iter_mut().enumerate() {
-                    let (value, slope) = curve(gate[j]);
-                    if gated {
-                        y.write(value * up[j]);
-                        dup[j].write(dy[j] * value);
-                        dgate[j].write(dy[j] * up[j] * slope);
-                    } else {
+                let gradients = y.iter_mut().zip(dgate).zip(gate).zip(&dy[i * width..][..width]);
+                if gated {
+                    for ((((y, dgate), g), dy), (dup, up)) in gradients.zip(dup.iter_mut().zip(up)) {
+                        let (value, slope) = curve(*g);
+                        y.write(value * up);
+                        dup.write(dy * value);
+                        dgate.write(dy * up * slope);
+                    }
+                } else {
+                    for (((y, dx), x), dy) in gradients {
+                        let (value, slope) = curve(*x);
                         y.write(value);
-                        dgate[j].write(dy[j] * slope);
+                        dx.write(dy * slope);
                     }
                 }
             },
