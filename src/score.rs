@@ -17,11 +17,13 @@ use crate::{
 };
 
 mod candidates;
+mod embedding;
 pub mod ensemble;
 pub mod penalty;
 pub mod select;
 
 use candidates::Candidates;
+pub use embedding::{Embed, Embedding};
 use penalty::Penalty;
 use select::{Pool, Selected, distinct, select};
 
@@ -41,29 +43,6 @@ pub struct Estimate {
     pub mean: f64,
     /// `None` where it was not asked for or the model has no posterior.
     pub variance: Option<f64>,
-}
-
-/// The posterior of one reward beside those of others.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Embedding {
-    /// Posterior mean of the reward.
-    pub mean: f64,
-    /// The variance that the head alone has.
-    pub head_variance: f64,
-    /// Inner products of two vectors are the covariances of their rewards.
-    pub vector: Vec<f32>,
-}
-
-impl Embedding {
-    /// The covariance with another reward.
-    pub fn covariance(&self, other: &Self) -> f64 {
-        self.vector.iter().zip(&other.vector).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-    }
-
-    /// The variance of the difference to another reward, from the difference of the vectors: nothing cancels.
-    pub fn difference_variance(&self, other: &Self) -> f64 {
-        self.vector.iter().zip(&other.vector).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum()
-    }
 }
 
 /// An estimate with its conservative score; every number is finite.
@@ -117,15 +96,6 @@ pub trait Score: Send {
 
     /// Runs once forward and once backward, so that what is broken shows before the first request.
     fn warm_up(&mut self, sequence: &TokenSeq) -> Result<()>;
-}
-
-/// Whatever can say how the rewards of a batch vary together.
-pub trait Embed {
-    /// One embedding per sequence in the order of the batch.
-    fn embed(&self, batch: &[&TokenSeq]) -> Result<Vec<Embedding>>;
-
-    /// Whether there are variances; without, the embeddings are means alone.
-    fn has_variances(&self) -> bool;
 }
 
 /// Tokens of one pass at most: more are no faster, and leave the caches.

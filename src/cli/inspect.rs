@@ -6,7 +6,12 @@ use super::{
 };
 use crate::{
     Error, Result,
-    model::{ACTIVATION_BYTES, adapter::Adapter, checkpoint::Checkpoint, site::Site},
+    model::{
+        ACTIVATION_BYTES,
+        adapter::Adapter,
+        checkpoint::Checkpoint,
+        site::{HEAD, Site},
+    },
     posterior::{Form, Posterior, Target, store},
 };
 use serde_json::{Map, Value, json};
@@ -118,7 +123,12 @@ impl Opened {
     fn posterior(&self, path: &Path) -> Result<Vec<(&'static str, Value)>> {
         let (posterior, fits) = match (&self.adapter, &self.base) {
             (Some(adapter), Some(base)) => {
-                let shape = |(name, t): (String, candle_core::Tensor)| (name, (t.dims()[0], t.dims()[1]));
+                // A head of several outputs becomes one.
+                let rows = |name: &str, t: &candle_core::Tensor| if name == HEAD { 1 } else { t.dims()[0] };
+                let shape = |(name, t): (String, candle_core::Tensor)| {
+                    let shape = (rows(&name, &t), t.dims()[1]);
+                    (name, shape)
+                };
                 let trainable: BTreeMap<_, _> = adapter.blocks().into_iter().map(shape).collect();
                 let (sha256, template) = (adapter.sha256()?, base.encoder.template_sha256());
                 let target = Target {

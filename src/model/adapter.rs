@@ -241,8 +241,10 @@ impl File {
             let wanted = with.saves(module)
                 || (part == "bias" && with.biases)
                 || (name == base.names.embedding && with.embedding);
-            let found = [plain, wrapped].into_iter().find(|key| wanted && self.tensors.contains_key(key));
-            let taken = found.and_then(|key| Some((self.take(&key, &shape)?, key)));
+            let there = [&plain, &wrapped].into_iter().find(|key| wanted && self.tensors.contains_key(*key));
+            // What was saved whole must be there: the base's own would be another model.
+            let key = there.or(with.saves(module).then_some(&plain)).cloned();
+            let taken = key.and_then(|key| Some((self.take(&key, &shape)?, key)));
             if let Some((tensor, key)) = taken {
                 replaced.insert(name, (key, tensor));
             }

@@ -197,3 +197,13 @@ fn tensors_that_every_base_brings_are_ignored_and_others_warned_about() {
     assert_says(&stderr, &["model.extra.weight is not used"]);
     assert!(!stderr.contains("lm_head") && !stderr.contains("inv_freq"), "{stderr}");
 }
+
+#[test]
+fn a_module_that_was_saved_whole_must_be_there() {
+    let workspace = Workspace::new("gpt_neox-2");
+    let name = "base_model.model.gpt_neox.embed_in.weight";
+    change(&workspace, ADAPTER, |tensors| {
+        tensors.remove(name).unwrap();
+    });
+    assert_says(&workspace.fail(SCORE), &[ADAPTER, &format!("{name} is missing")]);
+}

@@ -177,24 +177,26 @@ fn progress(pools: &[Vec<TokenSeq>]) -> Progress {
     Progress::new(0, pools.iter().map(|pool| tokens(pool)).sum())
 }
 
-/// Pools as the rules read them: each proxy's own numbers, and the means of all.
+/// Pools as the rules read them: each proxy's own numbers, and those of all, of which there must be several.
 fn seen(joints: Vec<Vec<Joint>>) -> Vec<Vec<Seen>> {
-    let of_prompt = |of: &[Joint], prompt: usize| {
-        let Joint { means, head_variances, covariance } = &of[prompt];
-        let pool = select::Pool::new(means.clone());
-        let answers = means.len();
-        let mut head = vec![0.0; answers * answers];
-        head_variances.iter().enumerate().for_each(|(i, variance)| head[i * (answers + 1)] = *variance);
+    let prompts = joints.first().map_or(0, Vec::len);
+    let of_all = |prompt: usize| -> Option<select::Pool> {
         let members: Vec<(&[f64], &[f64])> =
             joints.iter().map(|of| (of[prompt].means.as_slice(), of[prompt].covariance.as_slice())).collect();
-        let all_means: Vec<&[f64]> = members.iter().map(|(means, _)| *means).collect();
-        let (head, own) = (pool.clone().with_covariance(&head), pool.with_covariance(covariance));
-        // One proxy is no ensemble.
-        let (pool, total) = match members.len() {
-            1 => (own, None),
-            _ => (own.with_ensemble(&all_means), Some(select::Pool::of_members(&members))),
-        };
-        Seen { head, pool, total, means: means.clone() }
+        (members.len() > 1).then(|| select::Pool::of_members(&members))
     };
-    joints.iter().map(|of| (0..of.len()).map(|prompt| of_prompt(of, prompt)).collect()).collect()
+    let totals: Vec<Option<select::Pool>> = (0..prompts).map(of_all).collect();
+    let of_prompt = |of: &[Joint], prompt: usize| {
+        let Joint { means, head_variances, covariance } = &of[prompt];
+        let (pool, answers) = (select::Pool::new(means.clone()), means.len());
+        let mut head = vec![0.0; answers * answers];
+        head_variances.iter().enumerate().for_each(|(i, variance)| head[i * (answers + 1)] = *variance);
+        let (head, mut pool) = (pool.clone().with_covariance(&head), pool.with_covariance(covariance));
+        if totals[prompt].is_some() {
+            let members: Vec<&[f64]> = joints.iter().map(|of| of[prompt].means.as_slice()).collect();
+            pool = pool.with_ensemble(&members);
+        }
+        Seen { head, pool, total: totals[prompt].clone(), means: means.clone() }
+    };
+    joints.iter().map(|of| (0..prompts).map(|prompt| of_prompt(of, prompt)).collect()).collect()
 }

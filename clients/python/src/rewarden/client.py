@@ -24,7 +24,9 @@ class RewardenError(Exception):
 
 
 class Overloaded(RewardenError):
-    """The service has no room (503), still after all retries."""
+    """The service has no room (503), still after all retries; it asked for `retry_after` seconds."""
+
+    retry_after = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Client:
             except Overloaded as error:
                 if attempt == self.retries:
                     raise
-                wait = max(wait, getattr(error, "retry_after", 0.0))
+                wait = max(wait, error.retry_after)
             except (urllib.error.URLError, socket.timeout, ConnectionError):
                 if attempt == self.retries:
                     raise
@@ -125,14 +127,14 @@ def _refusal(error: urllib.error.HTTPError) -> RewardenError:
         message, param, code = detail["message"], detail.get("param"), detail.get("code")
     except (ValueError, KeyError, TypeError):
         message, param, code = text or error.reason, None, None
-    kind = Overloaded if error.code == 503 else RewardenError
-    refusal = kind(error.code, str(message), param, code)
-    if kind is Overloaded:
-        try:
-            refusal.retry_after = float(error.headers.get("retry-after", "0"))  # type: ignore[attr-defined]
-        except ValueError:
-            pass
-    return refusal
+    if error.code != 503:
+        return RewardenError(error.code, str(message), param, code)
+    overloaded = Overloaded(error.code, str(message), param, code)
+    try:
+        overloaded.retry_after = float(error.headers.get("retry-after", "0"))
+    except ValueError:
+        pass  # a date: the client's own wait will do
+    return overloaded
 
 
 def _reward(start: int, data: Mapping[str, Any]) -> Reward:
