@@ -11,7 +11,8 @@ use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 
 pub mod bench;
-pub mod evaluate;
+pub mod device;
+mod evaluate;
 pub mod fit;
 pub mod inspect;
 pub mod model;

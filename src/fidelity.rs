@@ -161,7 +161,7 @@ impl Comparison<'_> {
 
     fn distances(&self) -> Result<BTreeMap<BlockKind, f64>> {
         let mut distances = BTreeMap::new();
-        for (name, parameter) in self.model.blocks() {
+        for (name, parameter) in self.model.blocks()? {
             if let Some(kind) = BlockKind::of(&name) {
                 let distance = crate::fit::squared_distance(&parameter, self.mean.get(&name))?;
                 *distances.entry(kind).or_insert(0.0) += distance;

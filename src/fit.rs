@@ -212,7 +212,7 @@ impl Fit<'_> {
         progress: &mut dyn FnMut(Tokens),
     ) -> Result<Option<First>> {
         let mut first = match &self.checkpoints {
-            Some((store, _)) => store.load_first(&self.model.blocks(), batches)?.unwrap_or_default(),
+            Some((store, _)) => store.load_first(&self.model.blocks()?, batches)?.unwrap_or_default(),
             None => First::default(),
         };
         let done = first.weights.len();
@@ -304,7 +304,7 @@ pub(crate) fn squared_distances(
     layout: &Layout,
     mean: &BTreeMap<String, Tensor>,
 ) -> Result<Vec<f64>> {
-    let blocks = model.blocks();
+    let blocks = model.blocks()?;
     let of_slot = |slot: &Slot| {
         let of_block = |name| Some((name, blocks.get(name)?));
         let some = slot.blocks.keys().filter_map(of_block);
@@ -330,7 +330,7 @@ fn assemble(
     log_likelihood: f64,
     prior: Prior,
 ) -> Result<Fitted> {
-    let (parameters, mut terms, mut traces) = (model.blocks(), Vec::new(), BTreeMap::new());
+    let (parameters, mut terms, mut traces) = (model.blocks()?, Vec::new(), BTreeMap::new());
     for (name, curvature) in &curvatures {
         let (Some(kind), Some(parameter)) = (BlockKind::of(name), parameters.get(name)) else { continue };
         let squared_distance = squared_distance(parameter, mean.get(name))?;

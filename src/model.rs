@@ -8,6 +8,7 @@
 use crate::{
     Error, Result,
     nn::{
+        exact::{exact, exact_type, numbers},
         linear::{Frozen, Linear, Lora},
         norm::Norm,
         pack::Packed,
@@ -85,6 +86,9 @@ impl Trace<'_> {
 
 impl RewardModel {
     /// Puts an adapter on a base. The head is the adapter's where it has one, else the base's.
+    ///
+    /// In bf16 and f16 the products of the frozen weights are in half precision, as are the activations between them; updates are
+    /// merged before they are rounded, and norms, attention, head, low-rank factors and Jacobians are in f32.
     pub fn new(base: &Checkpoint, adapter: Option<&Adapter>, dtype: DType, device: &Device) -> Result<Self> {
         let get = |name: &str| base.tensors.get(name).cloned();
         Self::build(base, get, adapter, (dtype, device), |_| {})
@@ -122,7 +126,7 @@ impl RewardModel {
                 base.name
             )));
         };
-        let place = |t: &Tensor| t.to_dtype(dtype)?.to_device(device);
+        let place = |t: &Tensor| t.to_dtype(exact_type(dtype))?.to_device(device);
         let (head, head_bias) = head.reward(&base.outputs)?;
         let trained = |name: &str| adapter.and_then(|adapter| Some(adapter.replaced.get(name)?.1.clone()));
         let mut tensor = |name: String| match trained(&name).or_else(|| get(&name)) {
@@ -146,6 +150,7 @@ impl RewardModel {
                     Ok((frozen, lora(Site { layer: index, projection: *projection })?))
                 });
                 let mut linear = Linear::new(parts.collect::<Result<_>>()?)?;
+                linear.round(dtype)?;
                 done(&mut linear);
                 Ok(linear)
             };
@@ -181,8 +186,9 @@ impl RewardModel {
             None => embedding,
         };
         let scaled = config.embedding_scale != 1.0;
+        let embedding = if scaled { (embedding * config.embedding_scale)? } else { embedding };
         Ok(Self {
-            embedding: if scaled { (embedding * config.embedding_scale)? } else { embedding },
+            embedding: embedding.to_dtype(dtype)?,
             layers,
             norm: norm(config, config.names.norm.into(), &mut tensor)?,
             head: place(&head)?,
@@ -197,6 +203,11 @@ impl RewardModel {
 
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Drops what only another assignment of the updates needs: [`RewardModel::assign`] fails from now on.
@@ -315,27 +326,34 @@ impl RewardModel {
         Descent::of_rewards(self, trace, rewards)
     }
 
-    /// Every trainable matrix by block name.
-    pub fn blocks(&self) -> BTreeMap<String, Tensor> {
+    /// Every trainable matrix by block name, in main memory.
+    pub fn blocks(&self) -> Result<BTreeMap<String, Tensor>> {
+        let here = |t: &Tensor| t.to_device(&Device::Cpu);
         let mut blocks = BTreeMap::new();
         for (site, lora) in self.sites() {
-            blocks.insert(site.block(Factor::A), lora.a.clone());
-            blocks.insert(site.block(Factor::B), lora.b.clone());
+            blocks.insert(site.block(Factor::A), here(&lora.a)?);
+            blocks.insert(site.block(Factor::B), here(&lora.b)?);
         }
         if self.head_trainable {
-            blocks.insert(HEAD.to_owned(), self.head.clone());
+            blocks.insert(HEAD.to_owned(), here(&self.head)?);
         }
-        blocks
+        Ok(blocks)
     }
 
     /// Rows and columns of every trainable matrix.
     pub fn shapes(&self) -> BTreeMap<String, (usize, usize)> {
         let shape = |t: &Tensor| (t.dims()[0], t.dims()[1]);
-        self.blocks().iter().map(|(name, tensor)| (name.clone(), shape(tensor))).collect()
+        let of_site = |(site, lora): (Site, &Lora)| {
+            [(Factor::A, &lora.a), (Factor::B, &lora.b)].map(|(f, t)| (site.block(f), shape(t)))
+        };
+        let head = self.head_trainable.then(|| (HEAD.to_owned(), shape(&self.head)));
+        self.sites().flat_map(of_site).chain(head).collect()
     }
 
     /// Replaces trainable matrices by those of the same block name.
     pub fn assign(&mut self, blocks: &BTreeMap<String, Tensor>) -> Result<()> {
+        let placed = blocks.iter().map(|(name, block)| Ok((name, block.to_device(&self.device)?)));
+        let blocks: BTreeMap<&String, Tensor> = placed.collect::<Result<_>>()?;
         for layer in &mut self.layers {
             let index = layer.index;
             let changed = layer.updates().filter_map(|(projection, lora)| {
@@ -348,7 +366,7 @@ impl RewardModel {
             let changed: Vec<(Projection, Lora)> = changed.collect();
             layer.assign(&changed)?;
         }
-        if let Some(head) = blocks.get(HEAD) {
+        if let Some(head) = blocks.get(&HEAD.to_owned()) {
             self.head = head.clone();
         }
         Ok(())
@@ -373,9 +391,9 @@ impl RewardModel {
 
     /// Last norm and head: (M, C) -> M rewards, all finite.
     fn read_out(&self, last: &Tensor) -> Result<Vec<f64>> {
-        let hidden = self.norm.forward(last)?;
-        let products = product(&hidden, &self.head.t()?)?.flatten_all()?.to_dtype(DType::F64)?;
-        let rewards: Vec<f64> = (products + self.head_bias)?.to_vec1()?;
+        let hidden = self.norm.forward(&exact(last)?)?;
+        let products = numbers(&product(&hidden, &self.head.t()?)?)?;
+        let rewards: Vec<f64> = products.into_iter().map(|product| product + self.head_bias).collect();
         match rewards.iter().position(|r| !r.is_finite()) {
             Some(i) => Err(Error::NotFinite(format!("reward {i} of the batch"))),
             None => Ok(rewards),

@@ -5,12 +5,13 @@
 //!
 //! Every `*_backward` takes what its forward took, plus the gradient of its output, and returns gradients in the same
 //! order; `d` + name is the gradient of `name`. Nothing here uses candle's autograd, whose fused operations drop gradients
-//! and whose matmul computes the frozen weight's gradient too. All functions work in f32 (serving) and f64 (tests) and
-//! on any candle device; f32 on the CPU takes the fused kernels of `cpu`.
+//! and whose matmul computes the frozen weight's gradient too. All functions work in f32, in f64 (tests), in
+//! bf16 and f16 (scoring), and on any candle device; f32 on the CPU takes the fused kernels of `cpu`.
 
 pub mod attention;
 pub mod contract;
 pub(crate) mod cpu;
+pub mod exact;
 pub mod fold;
 pub mod gram;
 pub mod linear;

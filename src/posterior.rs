@@ -25,6 +25,7 @@ pub mod sketch;
 pub mod store;
 pub mod walk;
 
+use candle_core::Device;
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
@@ -68,6 +69,18 @@ impl Posterior {
             Form::Blocks(blocks) => Some(blocks),
             Form::Sketch(_) => None,
         }
+    }
+
+    /// The same on the device where gradients are.
+    pub fn to_device(self, device: &Device) -> crate::Result<Self> {
+        let form = match self.form {
+            Form::Sketch(sketch) => Form::Sketch(sketch.to_device(device)?),
+            Form::Blocks(blocks) => {
+                let moved = blocks.into_iter().map(|(name, block)| Ok((name, block.to_device(device)?)));
+                Form::Blocks(moved.collect::<crate::Result<_>>()?)
+            }
+        };
+        Ok(Self { form, ..self })
     }
 
     /// What tells how unusual a variance is, where pairs were held out of the fit.

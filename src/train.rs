@@ -80,7 +80,7 @@ impl Trainer {
         }
         let gradient_norm = norm(&gradients)?;
         let scale = (self.max_gradient_norm / (gradient_norm + 1e-6)).min(1.0);
-        let mut blocks = self.model.blocks();
+        let mut blocks = self.model.blocks()?;
         self.optimizer.step(&mut blocks, &gradients, scale, learning_rate)?;
         self.model.assign(&blocks)?;
         Ok(Step { loss, accuracy: right as f64 / batch.len() as f64, gradient_norm })

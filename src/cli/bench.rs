@@ -3,7 +3,7 @@
 use super::{
     model::{ModelArgs, Opened},
     output::write_stdout,
-    scoring::{Compute, ScoringArgs},
+    scoring::{Compute, Place, ScoringArgs},
 };
 use crate::{
     Error, Result,
@@ -17,7 +17,6 @@ use crate::{
     posterior::store,
     score::{Scorer, Sharing, Want},
 };
-use candle_core::{DType, Device};
 use clap::builder::RangedU64ValueParser;
 use std::path::{Path, PathBuf};
 
@@ -145,11 +144,12 @@ impl Bench {
     /// The model, with a fresh adapter where only a base is given.
     fn open(&self) -> Result<Opened> {
         if self.model.adapter.is_some() || self.model.base.model.is_none() {
-            return self.model.open_frozen();
+            return self.model.open_frozen(&self.scoring);
         }
         let base = self.model.base.open()?;
         let adapter = rank::fresh(&base, RANK, &Projection::ALL, self.seed)?;
-        let model = RewardModel::new(&base, Some(&adapter), DType::F32, &Device::Cpu)?;
+        let Place { dtype, device } = self.scoring.place(&self.model.base)?;
+        let model = RewardModel::new(&base, Some(&adapter), dtype, &device)?;
         Ok(Opened { base, adapter: Some(adapter), folder: None, model })
     }
 }

@@ -1,6 +1,9 @@
 //! Which model a command works on: `--model`, `--adapter`, or the embedded default.
 
-use super::scoring::{Compute, ScoringArgs};
+use super::{
+    device::DeviceChoice,
+    scoring::{Compute, Place, ScoringArgs},
+};
 use crate::{
     Error, Result,
     model::{RewardModel, adapter::Adapter, checkpoint::Checkpoint, head::Outputs},
@@ -24,6 +27,9 @@ pub struct BaseArgs {
     /// Base model: a Hugging Face checkpoint folder or a .gguf file [default: the embedded SmolLM2-135M-Instruct]
     #[arg(long, value_name = "PATH", env = "REWARDEN_MODEL")]
     pub model: Option<PathBuf>,
+    /// Where to compute: `cpu`, `cuda:N` or `metal`, where the program was built for it, or `auto`
+    #[arg(long, default_value_t = DeviceChoice::Auto, env = "REWARDEN_DEVICE")]
+    pub device: DeviceChoice,
     /// Output that is the reward, counted from 0, of a head that has several
     #[arg(long, value_name = "INDEX", env = "REWARDEN_LABEL", conflicts_with = "label_weights")]
     pub label: Option<usize>,
@@ -53,6 +59,11 @@ impl BaseArgs {
         let base = Checkpoint { outputs: self.outputs()?, ..Checkpoint::open(&path)? };
         base.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         Ok(base)
+    }
+
+    /// Opens the device.
+    pub fn device(&self) -> Result<Device> {
+        self.device.open()
     }
 
     fn outputs(&self) -> Result<Outputs> {
@@ -111,12 +122,12 @@ pub struct Opened {
 
 impl ModelArgs {
     pub fn open(&self) -> Result<Opened> {
-        Opened::new(self.base.open()?, self.folder()?)
+        Opened::new(self.base.open()?, self.folder()?, &self.base.device()?)
     }
 
     /// The same, for scoring alone.
-    pub fn open_frozen(&self) -> Result<Opened> {
-        Opened::frozen(self.base.open()?, self.folder()?)
+    pub fn open_frozen(&self, scoring: &ScoringArgs) -> Result<Opened> {
+        Opened::frozen(self.base.open()?, self.folder()?, &scoring.place(&self.base)?)
     }
 
     fn folder(&self) -> Result<Option<PathBuf>> {
@@ -140,16 +151,16 @@ pub fn adapter_folders(base: &BaseArgs, adapters: &[NamedAdapter]) -> Result<Vec
 impl Opened {
     /// Puts the adapter in `folder` on a base, after a check that its shapes fit; without one, the base's own head is what is
     /// uncertain.
-    pub fn new(base: Checkpoint, folder: Option<PathBuf>) -> Result<Self> {
+    pub fn new(base: Checkpoint, folder: Option<PathBuf>, device: &Device) -> Result<Self> {
         let (adapter, folder) = adapter(&base, folder)?;
-        let model = RewardModel::new(&base, adapter.as_ref(), DType::F32, &Device::Cpu)?;
+        let model = RewardModel::new(&base, adapter.as_ref(), DType::F32, device)?;
         Ok(Self { base, adapter, folder, model })
     }
 
     /// The same for scoring alone: the model takes the base's tensors.
-    pub fn frozen(mut base: Checkpoint, folder: Option<PathBuf>) -> Result<Self> {
+    pub fn frozen(mut base: Checkpoint, folder: Option<PathBuf>, place: &Place) -> Result<Self> {
         let (adapter, folder) = adapter(&base, folder)?;
-        let model = RewardModel::frozen(&mut base, adapter.as_ref(), DType::F32, &Device::Cpu)?;
+        let model = RewardModel::frozen(&mut base, adapter.as_ref(), place.dtype, &place.device)?;
         Ok(Self { base, adapter, folder, model })
     }
 
@@ -183,7 +194,7 @@ impl Opened {
                 };
                 let (posterior, warnings) = Posterior::load_for(&path, target)?;
                 warnings.iter().for_each(|warning| tracing::warn!("{}: {warning}", path.display()));
-                Ok(Some(posterior))
+                Ok(Some(posterior.to_device(self.model.device())?))
             }
             _ => Ok(None),
         }

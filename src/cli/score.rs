@@ -99,7 +99,7 @@ impl Score {
         let want = if self.no_variance { Want::Mean } else { Want::MeanAndVariance };
         self.scoring.check(want)?;
         let started = Instant::now();
-        let opened = self.model.open_frozen()?;
+        let opened = self.model.open_frozen(&self.scoring)?;
         let (encoder, longest) = (Arc::clone(&opened.base.encoder), opened.base.config.max_length);
         let mut scorer = opened.into_scorer(want, &self.scoring)?;
         let want = scorer.able(want);

@@ -1,10 +1,12 @@
-//! How scores are computed: `--compute` and `--deterministic`.
+//! How scores are computed: `--compute`, `--activation-memory` and `--deterministic`.
 
+use super::model::BaseArgs;
 use crate::{
     Error, Result,
     model::ACTIVATION_BYTES,
     score::{Sharing, Want},
 };
+use candle_core::{DType, Device};
 use clap::{ValueEnum, builder::RangedU64ValueParser};
 
 /// The type that the frozen weights are multiplied in.
@@ -13,6 +15,10 @@ pub enum Compute {
     /// Single precision.
     #[default]
     F32,
+    /// Half precision with the exponents of single precision; norms, attention, head and gradients stay in single precision.
+    Bf16,
+    /// The same with more digits and a smaller range.
+    F16,
     /// Weights and activations in eight bits: means only, faster and less exact.
     Int8,
 }
@@ -32,7 +38,30 @@ pub struct ScoringArgs {
     pub deterministic: bool,
 }
 
+/// Where and in which type a model computes.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub device: Device,
+    pub dtype: DType,
+}
+
 impl ScoringArgs {
+    /// Opens the device of `base`, which must be able to compute what is asked.
+    pub fn place(&self, base: &BaseArgs) -> Result<Place> {
+        let device = base.device()?;
+        let dtype = match self.compute {
+            Compute::Int8 if !device.is_cpu() => {
+                return Err(Error::Usage(
+                    "`--compute int8` is for the CPU (hint: add `--device cpu`)".into(),
+                ));
+            }
+            Compute::F32 | Compute::Int8 => DType::F32,
+            Compute::Bf16 => DType::BF16,
+            Compute::F16 => DType::F16,
+        };
+        Ok(Place { device, dtype })
+    }
+
     pub fn sharing(&self) -> Sharing {
         if self.deterministic { Sharing::Alone } else { Sharing::Shared }
     }
@@ -40,7 +69,7 @@ impl ScoringArgs {
     /// What there can be of what is wanted: eight bits give no variances.
     pub fn able(&self, want: Want) -> Want {
         match self.compute {
-            Compute::F32 => want,
+            Compute::F32 | Compute::Bf16 | Compute::F16 => want,
             Compute::Int8 => Want::Mean,
         }
     }

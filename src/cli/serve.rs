@@ -123,14 +123,14 @@ impl Serve {
         if adapters.is_empty() && self.base.model.is_none() {
             adapters.push(NamedAdapter { name: DEFAULT.into(), path: embedded(super::model::ADAPTER)? });
         }
-        let base = self.base.open()?;
+        let (base, place) = (self.base.open()?, self.scoring.place(&self.base)?);
         let (mut models, mut scorers) = (Vec::new(), BTreeMap::new());
         let folders: Vec<_> = match adapters.is_empty() {
             true => vec![(DEFAULT.to_owned(), None)],
             false => adapters.into_iter().map(|adapter| (adapter.name, Some(adapter.path))).collect(),
         };
         for (name, folder) in folders {
-            let opened = Opened::frozen(base.clone(), folder)?;
+            let opened = Opened::frozen(base.clone(), folder, &place)?;
             let encoder = Arc::clone(&opened.base.encoder);
             let max_length = self.limits.max_length.unwrap_or(usize::MAX).min(opened.base.config.max_length);
             let scorer = Arc::new(opened.into_scorer(Want::MeanAndVariance, &self.scoring)?);

@@ -23,7 +23,7 @@ use crate::{
         run::{Outcome, Run, measure, recent_loss},
     },
 };
-use candle_core::{DType, Device};
+use candle_core::DType;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
@@ -84,7 +84,7 @@ impl Train {
             let done = outcome.records.len();
             return Err(Error::Usage(format!("stopped after step {done} (hint: go on with `--resume`)")));
         }
-        let adapter = with_blocks(adapter, &outcome.model);
+        let adapter = with_blocks(adapter, &outcome.model)?;
         adapter.save(&self.output, &base.name)?;
         let mut summary = self.summary(&outcome, &adapter, &data)?;
         summary["initial_seed"] = json!(first_seed);
@@ -104,7 +104,7 @@ impl Train {
 
     /// The run with its plan and its store, which must not hold another run's checkpoint.
     fn prepare<'a>(&self, base: &Checkpoint, adapter: &Adapter, examples: &'a [Example]) -> Result<Run<'a>> {
-        let model = RewardModel::new(base, Some(adapter), DType::F32, &Device::Cpu)?;
+        let model = RewardModel::new(base, Some(adapter), DType::F32, &self.base.device()?)?;
         let plan = Plan::new(examples, &self.options.limits());
         if plan.0.is_empty() {
             let flag = if self.options.max_tokens == Some(0) { "--max-tokens" } else { "--epochs" };
@@ -237,12 +237,12 @@ fn share(key: &str, seed: u64) -> f64 {
 }
 
 /// The adapter with the blocks that the model now has.
-fn with_blocks(mut adapter: Adapter, model: &RewardModel) -> Adapter {
+fn with_blocks(mut adapter: Adapter, model: &RewardModel) -> Result<Adapter> {
     use crate::model::{
         head::Head,
         site::{Factor, HEAD},
     };
-    let blocks = model.blocks();
+    let blocks = model.blocks()?;
     for (site, lora) in &mut adapter.lora {
         let part = |factor| blocks.get(&site.block(factor)).cloned();
         lora.a = part(Factor::A).unwrap_or_else(|| lora.a.clone());
@@ -252,5 +252,5 @@ fn with_blocks(mut adapter: Adapter, model: &RewardModel) -> Adapter {
         let bias = adapter.head.and_then(|head| head.bias);
         adapter.head = Some(Head { weight: weight.clone(), bias });
     }
-    adapter
+    Ok(adapter)
 }

@@ -59,7 +59,7 @@ struct Errors {
 impl Verify {
     /// Scores the reference's items, prints the largest errors, and fails past the tolerance.
     pub fn run(self) -> Result<()> {
-        let opened = self.model.open_frozen()?;
+        let opened = self.model.open_frozen(&self.scoring)?;
         let limit = Limit { max_length: opened.base.config.max_length, truncation: None };
         let (mut expected, mut sequences) = (Vec::new(), Vec::<TokenSeq>::new());
         for line in Lines::<Reference>::open(&self.reference)? {

@@ -11,9 +11,9 @@ use super::{
 };
 use crate::{
     Result,
-    nn::{pack::Packed, product::product, rows::gather},
+    nn::{exact::exact, pack::Packed, product::product, rows::gather},
 };
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use std::borrow::Cow;
 
 /// A backward that stops after every layer.
@@ -144,7 +144,8 @@ impl RewardModel {
     /// Gradient of `sum_i cotangents[i] * reward[i]` at what the head's norm reads, (M, C).
     fn below_head(&self, last: &Tensor, cotangents: &[f64]) -> Result<Tensor> {
         let dhidden = product(&self.column(cotangents)?, &self.head)?;
-        Ok(self.norm.backward(last, &dhidden, &dhidden.zeros_like()?)?)
+        let dx = self.norm.backward(&exact(last)?, &dhidden, &dhidden.zeros_like()?)?;
+        Ok(dx.to_dtype(self.dtype)?)
     }
 
     /// Shows the reward head to `sink`.
@@ -152,13 +153,14 @@ impl RewardModel {
         if !self.head_trainable {
             return Ok(());
         }
-        let hidden = self.norm.forward(&trace.last)?;
+        let hidden = self.norm.forward(&exact(&trace.last)?)?;
         sink.head(&hidden, &self.column(cotangents)?)
     }
 
-    /// Numbers as (M, 1).
+    /// Numbers as (M, 1), in the head's type.
     fn column(&self, numbers: &[f64]) -> Result<Tensor> {
-        Ok(Tensor::from_slice(numbers, (numbers.len(), 1), &self.device)?.to_dtype(self.dtype)?)
+        let column = Tensor::from_slice(numbers, (numbers.len(), 1), &Device::Cpu)?;
+        Ok(column.to_dtype(self.head.dtype())?.to_device(&self.device)?)
     }
 
     fn indices(&self, rows: impl Iterator<Item = u32>) -> Result<Tensor> {

@@ -12,6 +12,7 @@ use super::{
 use crate::Result;
 use crate::nn::{
     attention::Attention,
+    exact::exact,
     linear::{Linear, Lora},
     mlp::Gate,
     norm::Norm,
@@ -228,7 +229,8 @@ impl Layer {
         }
         // The attention is the last that sees all tokens.
         let rows = if group == 0 { Rows::All } else { self.rows };
-        sink.visit(&Visit { layer: self.index, projections: self.projections[group], linear, rows, x, g })
+        let (projections, x, g) = (self.projections[group], &exact(x)?, &exact(g)?);
+        sink.visit(&Visit { layer: self.index, projections, linear, rows, x, g })
     }
 
     /// The updates, by projection.

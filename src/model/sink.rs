@@ -11,7 +11,7 @@ use crate::nn::{
     pack::Packed,
     product::product,
 };
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use std::{collections::BTreeMap, ops::Range};
 
 /// The tokens that a layer's rows stand for.
@@ -30,7 +30,7 @@ pub struct Visit<'a> {
     pub projections: &'static [Projection],
     pub linear: &'a Linear,
     pub rows: Rows,
-    /// Inputs, (R, d_in).
+    /// Inputs, (R, d_in), like the gradients never in half precision.
     pub x: &'a Tensor,
     /// Gradients of all outputs, (R, d_out).
     pub g: &'a Tensor,
@@ -58,7 +58,7 @@ pub trait Sink {
     fn head(&mut self, hidden: &Tensor, cotangents: &Tensor) -> Result<()>;
 }
 
-/// Gradients of the cotangents' sum, by block name.
+/// Gradients of the cotangents' sum, by block name, in main memory.
 #[derive(Debug, Default)]
 pub struct Gradients(pub BTreeMap<String, Tensor>);
 
@@ -68,14 +68,15 @@ impl Sink for Gradients {
             let da = product(&lora.down_gradient(&g)?.t()?, visit.x)?;
             // s g^T h, with the scale on the narrow side.
             let db = product(&g.t()?, &(lora.down(visit.x)? * lora.scale)?)?;
-            self.0.insert(site.block(Factor::A), da);
-            self.0.insert(site.block(Factor::B), db);
+            self.0.insert(site.block(Factor::A), da.to_device(&Device::Cpu)?);
+            self.0.insert(site.block(Factor::B), db.to_device(&Device::Cpu)?);
         }
         Ok(())
     }
 
     fn head(&mut self, hidden: &Tensor, cotangents: &Tensor) -> Result<()> {
-        self.0.insert(HEAD.to_owned(), cotangents.t()?.matmul(hidden)?);
+        let gradient = cotangents.t()?.matmul(hidden)?;
+        self.0.insert(HEAD.to_owned(), gradient.to_device(&Device::Cpu)?);
         Ok(())
     }
 }

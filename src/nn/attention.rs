@@ -5,6 +5,7 @@
 
 use super::{
     cpu::{self, Values, attention::Operands},
+    exact::exact,
     pack::Query,
 };
 use candle_core::{D, Result, Tensor};
@@ -128,7 +129,7 @@ impl Attention {
             let view = View::new(&qkv, self, query)?;
             ungroup(&view.probabilities()?.0.matmul(&view.v)?, self.heads)
         });
-        Tensor::cat(&outputs.collect::<Result<Vec<_>>>()?, 0)
+        Tensor::cat(&outputs.collect::<Result<Vec<_>>>()?, 0)?.to_dtype(qkv.dtype())
     }
 
     /// Gradient (N, (H + 2 G) D) of [`Attention::forward`].
@@ -143,7 +144,7 @@ impl Attention {
             return cpu::tensor(cpu::attention::attention_backward(&operands, &dy), qkv.dims());
         }
         let (qkv, ordered) = (heads.by_kind(qkv, false)?, Heads { order: Order::ByKind, ..heads });
-        let mut dqkv = qkv.zeros_like()?;
+        let (dy, mut dqkv) = (exact(dy)?, exact(&qkv.zeros_like()?)?);
         for query in queries {
             let view = View::new(&qkv, self, query)?;
             let (p, slope) = view.probabilities()?;
@@ -166,7 +167,7 @@ impl Attention {
                 start += keys.len();
             }
         }
-        heads.by_kind(&dqkv, true)
+        heads.by_kind(&dqkv, true)?.to_dtype(qkv.dtype())
     }
 }
 
@@ -178,7 +179,7 @@ fn added(sums: &Tensor, rows: &Range<usize>, column: usize, x: &Tensor) -> Resul
     sums + x.pad_with_zeros(0, rows.start, after(all, rows.end))?
 }
 
-/// One query's operands, with the batch over key heads.
+/// One query's operands, with the batch over key heads, never in half precision.
 struct View {
     /// (G, R T, D)
     q: Tensor,
@@ -238,7 +239,7 @@ impl View {
 }
 
 fn rows(x: &Tensor, tokens: &Range<usize>) -> Result<Tensor> {
-    x.narrow(0, tokens.start, tokens.len())
+    exact(&x.narrow(0, tokens.start, tokens.len())?)
 }
 
 /// Stacks the heads that share a key head: (T, heads D) -> (G, heads / G T, D).

@@ -1,7 +1,10 @@
 //! Weighted sums of outer products of rows, as the factors of a curvature need them.
 
-use super::cpu::{self, Values};
-use candle_core::{DType, Result, Tensor};
+use super::{
+    cpu::{self, Values},
+    exact::numbers,
+};
+use candle_core::{Device, Result, Tensor};
 
 /// Adds x^T x, x (T, d), to each of `sums`: the rows of a lower triangle, one after the other.
 pub fn add(x: &Tensor, sums: Vec<&mut [f64]>) -> Result<()> {
@@ -13,7 +16,7 @@ pub fn add(x: &Tensor, sums: Vec<&mut [f64]>) -> Result<()> {
         cpu::gram::add(x.matrix(), sums);
         return Ok(());
     }
-    let product = x.t()?.matmul(x)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+    let product = numbers(&x.t()?.matmul(x)?)?;
     for sum in sums {
         let mut sum = sum.iter_mut();
         for (i, row) in product.chunks_exact(d).enumerate() {
@@ -28,8 +31,7 @@ pub fn not_zero(x: &Tensor) -> Result<Vec<u32>> {
     if let Some(x) = by_rows(x) {
         return Ok(cpu::gram::not_zero(x.matrix()));
     }
-    let magnitudes: Vec<f64> = x.to_dtype(DType::F64)?.abs()?.sum(1)?.to_vec1()?;
-    Ok((0..).zip(magnitudes).filter(|(_, m)| *m != 0.0).map(|(i, _)| i).collect())
+    Ok((0..).zip(numbers(&x.abs()?.sum(1)?)?).filter(|(_, m)| *m != 0.0).map(|(i, _)| i).collect())
 }
 
 /// Some rows of x (T, d), each times its factor: (R, d).
@@ -39,7 +41,8 @@ pub fn scaled(x: &Tensor, rows: &[u32], factors: &[f64]) -> Result<Tensor> {
         let scaled = cpu::gram::scaled(values.matrix(), rows, &factors);
         return cpu::tensor(scaled, (rows.len(), x.dim(1)?));
     }
-    let factors = Tensor::new(factors, x.device())?.unsqueeze(1)?.to_dtype(x.dtype())?;
+    let factors =
+        Tensor::new(factors, &Device::Cpu)?.unsqueeze(1)?.to_dtype(x.dtype())?.to_device(x.device())?;
     x.index_select(&Tensor::new(rows, x.device())?, 0)?.broadcast_mul(&factors)
 }
 
@@ -53,6 +56,7 @@ fn by_rows(x: &Tensor) -> Option<Values<'_>> {
 mod tests {
     use super::*;
     use crate::nn::check::random;
+    use candle_core::DType;
 
     #[test]
     fn the_fused_sum_is_that_of_f64() {

@@ -12,7 +12,7 @@ use super::{
     quantized::Quantized,
     rows::add_row,
 };
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 use std::ops::Range;
 
 /// A low-rank update s B A, and what may come with it.
@@ -186,7 +186,11 @@ impl Linear {
             Some(base) => Ok((base, part.lora)),
             None => bail!("the updates of a frozen model do not change"),
         });
-        Self::new(layers.collect::<Result<_>>()?)
+        let mut changed = Self::new(layers.collect::<Result<_>>()?)?;
+        if let Forward::Exact(weight) = &self.forward {
+            changed.round(weight.dtype())?;
+        }
+        Ok(changed)
     }
 
     /// Drops what only a change of the updates needs.
@@ -197,6 +201,16 @@ impl Linear {
     /// Drops what only the backward needs.
     pub fn forward_only(&mut self) {
         self.backward = None;
+    }
+
+    /// Rounds the weights to half precision; the factors stay as they are.
+    pub fn round(&mut self, dtype: DType) -> Result<()> {
+        let of = |t: &Option<Tensor>| t.as_ref().map(|t| t.to_dtype(dtype)).transpose();
+        (self.backward, self.bias) = (of(&self.backward)?, of(&self.bias)?);
+        if let Forward::Exact(weight) = &mut self.forward {
+            *weight = weight.to_dtype(dtype)?;
+        }
+        Ok(())
     }
 
     /// Rounds the forward's weight to eight bits, and drops what only the backward needs.

@@ -3,13 +3,16 @@
 //! Root-mean-square (Zhang and Sennrich, 2019): y = w x / rms(x), rms(x) = sqrt(mean(x^2) + eps). With a bias, layer
 //! normalisation (Ba et al., 2016): the same of x - mean(x), plus the bias.
 
-use super::cpu::{self, Values};
+use super::{
+    cpu::{self, Values},
+    exact::exact,
+};
 use candle_core::{D, Result, Tensor};
 
 /// A frozen normalisation.
 #[derive(Debug, Clone)]
 pub struct Norm {
-    /// w, (C).
+    /// w, (C), as it is where rows are in half precision.
     pub weight: Tensor,
     /// (C); with it rows are centred first.
     pub bias: Option<Tensor>,
@@ -25,15 +28,18 @@ impl Norm {
                 if let Some([values, weight]) = Values::of_all([x, &self.weight]) {
                     return cpu::tensor(cpu::norm::rms_norm(&values, &weight, eps), x.dims());
                 }
-                x.broadcast_mul(&inverse_rms(x, self.eps)?)?.broadcast_mul(&self.weight)
+                let exact = exact(x)?;
+                let n = exact.broadcast_mul(&inverse_rms(&exact, self.eps)?)?;
+                n.broadcast_mul(&self.weight)?.to_dtype(x.dtype())
             }
             Some(bias) => {
                 if let Some([values, weight, bias]) = Values::of_all([x, &self.weight, bias]) {
                     return cpu::tensor(cpu::norm::layer_norm(&values, &weight, &bias, eps), x.dims());
                 }
-                let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+                let exact = exact(x)?;
+                let centred = exact.broadcast_sub(&exact.mean_keepdim(D::Minus1)?)?;
                 let n = centred.broadcast_mul(&inverse_rms(&centred, self.eps)?)?;
-                n.broadcast_mul(&self.weight)?.broadcast_add(bias)
+                n.broadcast_mul(&self.weight)?.broadcast_add(bias)?.to_dtype(x.dtype())
             }
         }
     }
@@ -49,13 +55,14 @@ impl Norm {
             let of = if centred { cpu::norm::layer_norm_backward } else { cpu::norm::rms_norm_backward };
             return cpu::tensor(of(&values, &weight, self.eps as f32, &dy, &beside), x.dims());
         }
-        let x = if centred { x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)? } else { x.clone() };
+        let (dtype, x, dy) = (x.dtype(), exact(x)?, exact(dy)?);
+        let x = if centred { x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)? } else { x };
         let inverse = inverse_rms(&x, self.eps)?;
         let n = x.broadcast_mul(&inverse)?;
         let u = dy.broadcast_mul(&self.weight)?;
         let mean = (&u * &n)?.mean_keepdim(D::Minus1)?;
         let u = if centred { u.broadcast_sub(&u.mean_keepdim(D::Minus1)?)? } else { u };
-        beside + (u - n.broadcast_mul(&mean)?)?.broadcast_mul(&inverse)?
+        (exact(beside)? + (u - n.broadcast_mul(&mean)?)?.broadcast_mul(&inverse)?)?.to_dtype(dtype)
     }
 }
 

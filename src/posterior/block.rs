@@ -17,12 +17,15 @@
 //! | T      | `tail`            |
 //! | lambda | `prior_precision` |
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::{frame::Frame, parts::Parts};
 use crate::{
     Result,
-    nn::contract::{self, Bases},
+    nn::{
+        contract::{self, Bases},
+        exact::row_squares,
+    },
 };
 
 /// A checked posterior block, ready to be applied to gradients.
@@ -60,6 +63,15 @@ impl Block {
         Ok(Self { parts, frame, scale, residual_scale })
     }
 
+    /// The same on the device where gradients are.
+    pub fn to_device(mut self, device: &Device) -> Result<Self> {
+        let Self { frame, scale, residual_scale, .. } = &mut self;
+        for tensor in [&mut frame.long, &mut frame.short, scale].into_iter().chain(residual_scale) {
+            *tensor = tensor.to_device(device)?;
+        }
+        Ok(self)
+    }
+
     /// The block as it is stored.
     pub fn parts(&self) -> &Parts {
         &self.parts
@@ -86,8 +98,7 @@ impl Block {
         }
         let mut sum = vec![0.0; j.dim(0)?];
         for piece in self.pieces(&oriented)? {
-            let squares: Vec<f64> = piece.to_dtype(DType::F64)?.sqr()?.sum(1)?.to_vec1()?;
-            sum.iter_mut().zip(squares).for_each(|(sum, square)| *sum += square);
+            sum.iter_mut().zip(row_squares(&piece)?).for_each(|(sum, square)| *sum += square);
         }
         Ok(sum)
     }
@@ -100,7 +111,7 @@ impl Block {
 
     /// (n, d_out, d_in) of any float type -> (n, d_short, d_long) of the block's.
     fn oriented(&self, j: &Tensor) -> candle_core::Result<Tensor> {
-        self.frame.orient(&j.to_dtype(self.scale.dtype())?)
+        self.frame.orient(&j.to_dtype(self.scale.dtype())?.to_device(self.scale.device())?)
     }
 
     /// The features (n, .) of oriented gradients inside the bases and, where a side is truncated, those outside.

@@ -24,7 +24,10 @@ use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
 
 use super::{fit::Gram, frame::long_last};
-use crate::{Error, Result, nn::fold::Fold};
+use crate::{
+    Error, Result,
+    nn::{exact::row_squares, fold::Fold},
+};
 
 pub use evidence::{Curvature, Evidence, Groups, Sharing, evidence};
 pub use layout::{Layout, Slot};
@@ -76,8 +79,20 @@ impl Sketch {
         Ok(Self { layout, curvature, prior_precision, whitening, blocks })
     }
 
+    /// The same on the device where gradients are.
+    pub fn to_device(mut self, device: &Device) -> Result<Self> {
+        for rows in &mut self.whitening {
+            *rows = rows.to_device(device)?;
+        }
+        Ok(self)
+    }
+
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    fn device(&self) -> &Device {
+        self.whitening.first().map_or(&Device::Cpu, Tensor::device)
     }
 
     /// H, as it is stored.
@@ -95,8 +110,7 @@ impl Sketch {
         let mut sums = vec![0.0; phi.dim(0)?];
         for (range, rows) in self.layout.ranges().into_iter().zip(&self.whitening) {
             let y = phi.narrow(1, 0, range.end)?.contiguous()?.matmul(&rows.t()?)?;
-            let squares: Vec<f64> = y.to_dtype(DType::F64)?.sqr()?.sum(1)?.to_vec1()?;
-            sums.iter_mut().zip(squares).for_each(|(sum, square)| *sum += square);
+            sums.iter_mut().zip(row_squares(&y)?).for_each(|(sum, square)| *sum += square);
         }
         Ok(sums)
     }
@@ -132,11 +146,11 @@ impl Features {
         Ok(())
     }
 
-    /// phi of each gradient, (n, m) in f32; every slot must have been shown a block.
+    /// phi of each gradient, (n, m) in f32 and in main memory; every slot must have been shown a block.
     pub fn finish(self) -> Result<Tensor> {
         let slots: Option<Vec<Tensor>> = self.slots.into_iter().collect();
         let slots = slots.ok_or_else(|| Error::Internal("a slot of the sketch was not filled".into()))?;
-        Ok(Tensor::cat(&slots, 1)?.to_dtype(DType::F32)?)
+        Ok(Tensor::cat(&slots, 1)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?)
     }
 }
 

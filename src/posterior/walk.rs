@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Tensor};
 
 use super::{Block, Form, Posterior, sketch};
-use crate::{Result, nn::fold::Fold};
+use crate::{
+    Result,
+    nn::{exact::row_squares, fold::Fold},
+};
 
 /// Features of the covariances of separate blocks, projected together.
 const FEATURES: usize = 4096;
@@ -65,8 +68,7 @@ impl Walk<'_> {
                 }
                 (Some(block), Some(folded)) => {
                     let of_block = block.features(j)?;
-                    let squares: Vec<f64> = of_block.to_dtype(DType::F64)?.sqr()?.sum(1)?.to_vec1()?;
-                    sums.iter_mut().zip(squares).for_each(|(sum, v)| *sum += v);
+                    sums.iter_mut().zip(row_squares(&of_block)?).for_each(|(sum, v)| *sum += v);
                     folded.add(&of_block)
                 }
             },

@@ -33,7 +33,7 @@ pub struct Outcome {
 impl Run<'_> {
     /// Goes on from the store's checkpoint.
     pub fn resume(&mut self) -> Result<Vec<Record>> {
-        let saved = self.store.load(&self.trainer.model.blocks())?;
+        let saved = self.store.load(&self.trainer.model.blocks()?)?;
         self.trainer.model.assign(&saved.blocks)?;
         self.trainer.optimizer.state = saved.optimizer;
         Ok(saved.records)
@@ -68,7 +68,7 @@ impl Run<'_> {
     }
 
     fn save(&self, records: &[Record]) -> Result<()> {
-        self.store.save(&self.trainer.model.blocks(), &self.trainer.optimizer.state, records)
+        self.store.save(&self.trainer.model.blocks()?, &self.trainer.optimizer.state, records)
     }
 }
 

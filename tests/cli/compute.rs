@@ -35,6 +35,25 @@ fn int8_gives_means_close_to_those_of_f32_and_no_variance() {
 }
 
 #[test]
+fn half_precision_scores_with_variances() {
+    let workspace = Workspace::new("llama-0");
+    let lines = |flags: &str| by_id(&workspace.succeed(&format!("{SCORE} --input inputs.jsonl {flags}")));
+    let exact = lines("--device cpu");
+    for compute in ["bf16", "f16"] {
+        let rounded = lines(&format!("--compute {compute}"));
+        assert_ne!(rounded, exact);
+        for (id, line) in &rounded {
+            let [got, want] = [line, &exact[id]].map(|line| line["std"].as_f64().unwrap());
+            assert!((got / want - 1.0).abs() < 0.2, "{compute} {id}: {got} is not {want}");
+        }
+    }
+    assert_says(
+        &workspace.fail(&format!("{SCORE} --input inputs.jsonl --device cuda:1")),
+        &["--device cuda:1: "],
+    );
+}
+
+#[test]
 fn deterministic_scores_do_not_depend_on_the_other_items() {
     let workspace = Workspace::new("llama-1");
     let lines: Vec<String> =

@@ -107,6 +107,34 @@ fn variances_by_features(
     variances
 }
 
+/// Half precision on every family: what is rounded is close, and gradients come in f32.
+#[test]
+fn half_precision_is_close() {
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    let error = |got: &[f64], want: &[f64]| {
+        norm(&mut got.iter().zip(want).map(|(a, b)| a - b)) / norm(&mut want.iter().copied())
+    };
+    for case in Case::all() {
+        let exact = case.model(DType::F32);
+        let posterior = posterior(&case, &exact);
+        let packed = Packed::sequences(&case.inputs().1);
+        let (means, variances) = with_variances(&exact, &posterior, &packed, 1).unwrap();
+        for (dtype, bound) in [(DType::BF16, 0.05), (DType::F16, 0.01)] {
+            let model = case.model(dtype);
+            let (rounded, rounded_variances) = with_variances(&model, &posterior, &packed, 1).unwrap();
+            let errors = [error(&rounded, &means), error(&rounded_variances, &variances)];
+            let what = case.folder.display();
+            assert!(errors.iter().all(|e| *e > 0.0 && *e < bound), "{what}: {dtype:?} {errors:?}");
+            let mut sink = Jacobians::new(&packed, |_, j| {
+                assert_eq!(j.dtype(), DType::F32);
+                Ok(())
+            });
+            let trace = model.forward(&packed).unwrap();
+            model.backward(&trace, &vec![1.0; packed.pooled.len()], &mut sink).unwrap();
+        }
+    }
+}
+
 #[test]
 fn activations_that_are_computed_again_are_the_same() {
     for case in Case::all() {

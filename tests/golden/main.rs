@@ -108,17 +108,21 @@ fn assert_close(what: &str, got: f64, want: f64, tolerance: f64) {
     assert!((got - want).abs() <= tolerance * want.abs().max(1.0), "{what}: {got} is not {want}");
 }
 
+/// With the fused kernels (f32), and with candle's operations, which other devices and types take (f64).
 #[test]
 fn tokens_and_means_are_those_of_transformers() {
     for case in Case::all() {
         let (ids, sequences) = case.inputs();
         let expected = &case.json("expected.json")["items"];
-        let means = case.model(DType::F32).rewards(&Packed::sequences(&sequences)).unwrap();
-        for ((id, sequence), mean) in ids.iter().zip(&sequences).zip(means) {
+        let means = |dtype| case.model(dtype).rewards(&Packed::sequences(&sequences)).unwrap();
+        let (fused, portable) = (means(DType::F32), means(DType::F64));
+        for (i, (id, sequence)) in ids.iter().zip(&sequences).enumerate() {
             let what = format!("{} {id}", case.folder.display());
             let want: Vec<u32> = serde_json::from_value(expected[id]["input_ids"].clone()).unwrap();
             assert_eq!(sequence.ids, want, "{what}");
-            assert_close(&what, mean, expected[id]["mean"].as_f64().unwrap(), 1e-4);
+            for mean in [fused[i], portable[i]] {
+                assert_close(&what, mean, expected[id]["mean"].as_f64().unwrap(), 1e-4);
+            }
         }
     }
 }
@@ -140,8 +144,8 @@ fn assert_backward(case: &Case) {
     let cotangents = [1.0, -0.7, 0.4, 1.3];
     let mut sink = Gradients::default();
     model.backward(&model.forward(&packed).unwrap(), &cotangents, &mut sink).unwrap();
-    assert_eq!(sink.0.keys().collect::<Vec<_>>(), model.blocks().keys().collect::<Vec<_>>());
-    for (name, block) in model.blocks() {
+    assert_eq!(sink.0.keys().collect::<Vec<_>>(), model.blocks().unwrap().keys().collect::<Vec<_>>());
+    for (name, block) in model.blocks().unwrap() {
         let values: Vec<f64> = block.flatten_all().unwrap().to_vec1().unwrap();
         let gradient: Vec<f64> = sink.0[&name].flatten_all().unwrap().to_vec1().unwrap();
         for i in [0, values.len() / 2, values.len() - 1] {
@@ -217,22 +221,27 @@ fn by_block(
 #[test]
 fn variances_are_those_of_autograd_block_by_block() {
     for case in Case::all() {
-        let model = case.model(DType::F32);
-        let (ids, sequences) = case.inputs();
-        let expected = &case.json("expected.json")["items"];
-        let blocks = by_block(&model, &posterior(&case, &model), &sequences);
-        for (i, id) in ids.iter().enumerate() {
-            let wanted = expected[id]["blocks"].as_object().unwrap();
-            assert_eq!(wanted.keys().collect::<Vec<_>>(), blocks.keys().collect::<Vec<_>>());
-            for (name, want) in wanted {
-                let (got, want) = (blocks[name][i], want.as_f64().unwrap());
-                let what = format!("{} {id} {name}", case.folder.display());
-                assert!((got - want).abs() <= 1e-3 * want + 1e-9, "{what}: {got} is not {want}");
-            }
-            let (got, want) =
-                (blocks.values().map(|b| b[i]).sum::<f64>(), expected[id]["variance"].as_f64().unwrap());
-            assert!((got - want).abs() <= 1e-3 * want, "{id}: {got} is not {want}");
+        for dtype in [DType::F32, DType::F64] {
+            assert_variances(&case, &case.model(dtype));
         }
+    }
+}
+
+fn assert_variances(case: &Case, model: &RewardModel) {
+    let (ids, sequences) = case.inputs();
+    let expected = &case.json("expected.json")["items"];
+    let blocks = by_block(model, &posterior(case, model), &sequences);
+    for (i, id) in ids.iter().enumerate() {
+        let wanted = expected[id]["blocks"].as_object().unwrap();
+        assert_eq!(wanted.keys().collect::<Vec<_>>(), blocks.keys().collect::<Vec<_>>());
+        for (name, want) in wanted {
+            let (got, want) = (blocks[name][i], want.as_f64().unwrap());
+            let what = format!("{} {id} {name}", case.folder.display());
+            assert!((got - want).abs() <= 1e-3 * want + 1e-9, "{what}: {got} is not {want}");
+        }
+        let (got, want) =
+            (blocks.values().map(|b| b[i]).sum::<f64>(), expected[id]["variance"].as_f64().unwrap());
+        assert!((got - want).abs() <= 1e-3 * want, "{id}: {got} is not {want}");
     }
 }
 

@@ -111,7 +111,7 @@ impl BestOfN {
     /// What an adapter's posterior says of every pool.
     fn joints(&self, folder: PathBuf, pools: &[Pool]) -> Result<Vec<Joint>> {
         let name = folder.display().to_string();
-        let opened = Opened::frozen(self.base.open()?, Some(folder))?;
+        let opened = Opened::frozen(self.base.open()?, Some(folder), &self.scoring.place(&self.base)?)?;
         let digest = self.digest(&opened)?;
         let sequences = encode(&opened, pools)?;
         let scorer = opened.into_scorer(Want::MeanAndVariance, &self.scoring)?;
@@ -149,7 +149,8 @@ impl BestOfN {
         let Some(folder) = &self.gold else {
             return Ok(pools.iter().map(|pool| pool.gold.clone().unwrap_or_default()).collect());
         };
-        let opened = Opened::frozen(self.base.open()?, Some(folder.clone()))?;
+        let opened =
+            Opened::frozen(self.base.open()?, Some(folder.clone()), &self.scoring.place(&self.base)?)?;
         let sequences = encode(&opened, pools)?;
         let mut scorer = opened.into_scorer(Want::Mean, &self.scoring)?;
         let mut bar = progress(&sequences);

@@ -74,7 +74,7 @@ struct Group<'a> {
 impl Ood {
     pub fn run(self) -> Result<()> {
         self.plots.prepare()?;
-        let opened = self.model.open_frozen()?;
+        let opened = self.model.open_frozen(&self.scoring)?;
         self.check(&opened)?;
         let groups = self.groups(&opened)?;
         let model = self.members.open(opened, &self.model, Want::MeanAndVariance, &self.scoring)?;

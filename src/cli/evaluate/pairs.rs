@@ -59,7 +59,7 @@ impl Pairs {
         let want = if self.no_variance { Want::Mean } else { Want::MeanAndVariance };
         self.scoring.check(want)?;
         self.plots.prepare()?;
-        let opened = self.model.open_frozen()?;
+        let opened = self.model.open_frozen(&self.scoring)?;
         let encoded = self.pairs.encode_some(self.pairs.read()?, &opened.base)?;
         let model = self.members.open(opened, &self.model, want, &self.scoring)?;
         let preferences = preferences(model.as_ref(), &encoded)?;

@@ -45,7 +45,8 @@ impl Ekfac {
 
     /// D (n, d_out, d_in) as [`Ekfac::add_oriented`] takes it: (n, d_short, d_long).
     pub fn oriented(&self, d: &Tensor) -> Result<Tensor> {
-        Ok(self.frame.orient(&d.to_dtype(self.frame.long.dtype())?)?)
+        let d = d.to_dtype(self.frame.long.dtype())?.to_device(self.frame.long.device())?;
+        Ok(self.frame.orient(&d)?)
     }
 
     /// Adds oriented pairs; many at once are faster than one after the other.

@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 
 use super::{Sketch, add};
-use crate::{Result, posterior::frame::long_last};
+use crate::{Result, nn::exact::row_squares, posterior::frame::long_last};
 
 /// What is known of some rewards so far.
 #[derive(Debug, Clone)]
@@ -34,7 +34,8 @@ impl<'a> Walk<'a> {
     /// Takes the gradients of a block, (n, d_out, d_in); nothing where the sketch leaves it out.
     pub fn add(&mut self, name: &str, j: &Tensor) -> Result<()> {
         let Some((slot, fold)) = self.sketch.blocks.get(name) else { return Ok(()) };
-        add(&mut self.slots[*slot], &fold.apply(&long_last(j)?)?.to_dtype(DType::F32)?)?;
+        let phi = fold.apply(&long_last(j)?)?.to_dtype(DType::F32)?;
+        add(&mut self.slots[*slot], &phi.to_device(self.sketch.device())?)?;
         self.shown[*slot] += 1;
         while self.next_is_complete() {
             self.whiten()?;
@@ -53,8 +54,7 @@ impl<'a> Walk<'a> {
         let next = self.whitened.len();
         let phi: Vec<&Tensor> = self.slots[..=next].iter().flatten().collect();
         let y = Tensor::cat(&phi, 1)?.matmul(&self.sketch.whitening[next].t()?)?;
-        let squares: Vec<f64> = y.to_dtype(DType::F64)?.sqr()?.sum(1)?.to_vec1()?;
-        self.sums.iter_mut().zip(squares).for_each(|(sum, square)| *sum += square);
+        self.sums.iter_mut().zip(row_squares(&y)?).for_each(|(sum, square)| *sum += square);
         self.whitened.push(y);
         Ok(())
     }
