@@ -38,7 +38,7 @@ use site::{Factor, HEAD, Projection, Site};
 #[derive(Debug, Clone)]
 pub struct RewardModel {
     config: Config,
-    /// (V, C)
+    /// (V, C), in the type that it is stored in: of it only rows are read, and models on one base share it.
     embedding: Tensor,
     layers: Vec<Layer>,
     norm: Norm,
@@ -126,18 +126,20 @@ impl RewardModel {
                 base.name
             )));
         };
+        let config = &base.config;
         let place = |t: &Tensor| t.to_dtype(exact_type(dtype))?.to_device(device);
         let (head, head_bias) = head.reward(&base.outputs)?;
         let trained = |name: &str| adapter.and_then(|adapter| Some(adapter.replaced.get(name)?.1.clone()));
-        let mut tensor = |name: String| match trained(&name).or_else(|| get(&name)) {
-            Some(tensor) => Ok(place(&tensor)?),
-            None => Err(Error::Usage(format!("{name} is missing"))),
+        let mut stored = |name: &str| {
+            let tensor = trained(name).or_else(|| get(name));
+            tensor.ok_or_else(|| Error::Usage(format!("{name} is missing")))
         };
+        let embedding = stored(config.names.embedding)?.to_device(device)?;
+        let mut tensor = |name: String| Ok(place(&stored(&name)?)?);
         let lora = |site: Site| -> Result<Option<Lora>> {
             let lora = adapter.and_then(|adapter| adapter.lora.get(&site));
             lora.map(|lora| lora.try_map(place)).transpose().map_err(Error::Compute)
         };
-        let config = &base.config;
         let mut layers = Vec::with_capacity(config.layers);
         for index in 0..config.layers {
             let of_layer = format!("{}.{index}", config.names.layers);
@@ -179,16 +181,15 @@ impl RewardModel {
                 projections: config.names.linears,
             });
         }
-        let embedding = tensor(config.names.embedding.into())?;
         let embedding = match adapter.and_then(|adapter| adapter.embedding.as_ref()) {
             // (V, C) + s (B A)^T
-            Some(lora) => (embedding + (place(&lora.b)?.matmul(&place(&lora.a)?)?.t()? * lora.scale)?)?,
+            Some(lora) => {
+                (place(&embedding)? + (place(&lora.b)?.matmul(&place(&lora.a)?)?.t()? * lora.scale)?)?
+            }
             None => embedding,
         };
-        let scaled = config.embedding_scale != 1.0;
-        let embedding = if scaled { (embedding * config.embedding_scale)? } else { embedding };
         Ok(Self {
-            embedding: embedding.to_dtype(dtype)?,
+            embedding,
             layers,
             norm: norm(config, config.names.norm.into(), &mut tensor)?,
             head: place(&head)?,
@@ -251,7 +252,7 @@ impl RewardModel {
         Ok(x)
     }
 
-    /// The token embedding (V, C), as it is multiplied by its scale; without one, also the language model's head where the two are
+    /// The token embedding (V, C), without its scale; also the language model's head where the two are
     /// tied.
     pub fn embedding(&self) -> &Tensor {
         &self.embedding
@@ -386,7 +387,9 @@ impl RewardModel {
     /// (N, C)
     fn embed(&self, packed: &Packed) -> Result<Tensor> {
         let ids = Tensor::from_slice(&packed.ids, packed.ids.len(), &self.device)?;
-        Ok(self.embedding.index_select(&ids, 0)?)
+        let rows = self.embedding.index_select(&ids, 0)?.to_dtype(exact_type(self.dtype))?;
+        let scale = self.config.embedding_scale;
+        Ok(if scale == 1.0 { rows } else { (rows * scale)? }.to_dtype(self.dtype)?)
     }
 
     /// Last norm and head: (M, C) -> M rewards, all finite.

@@ -98,8 +98,11 @@ pub trait Score: Send {
     fn warm_up(&mut self, sequence: &TokenSeq) -> Result<()>;
 }
 
-/// Tokens of one pass at most: more are no faster, and leave the caches.
+/// Tokens of one pass on the CPU at most: more are no faster, and leave the caches.
 const PASS: usize = 512;
+
+/// Tokens of one pass on a GPU at most: fewer leave parts of it idle.
+const GPU_PASS: usize = 16384;
 
 /// Tokens of a pass at most where each sequence shares more than half of itself with the one before.
 const FAMILY: usize = 4096;
@@ -225,7 +228,7 @@ impl Scorer {
         pass: impl Fn(&[&TokenSeq], usize) -> Result<Vec<T>> + Sync,
     ) -> Result<Vec<T>> {
         let mut computed = Vec::new();
-        for together in passes.chunks(rayon::current_num_threads()) {
+        for together in passes.chunks(self.lanes()) {
             let tokens = |pass: &[&TokenSeq]| pass.iter().map(|sequence| sequence.pooled + 1).sum::<usize>();
             let all: usize = together.iter().map(|pass| tokens(pass)).sum();
             let each = together.par_iter().map(|sequences| {
@@ -241,13 +244,18 @@ impl Scorer {
 
     /// Tokens of a pass over a batch of so many at most.
     fn limit(&self, tokens: usize, want: Want) -> usize {
-        let threads = rayon::current_num_threads();
+        let (lanes, pass) = (self.lanes(), if self.model.device().is_cpu() { PASS } else { GPU_PASS });
         let most = match (self.sharing, want) {
             (Sharing::Alone, _) => return 0,
-            (Sharing::Shared, Want::Mean) => PASS,
-            (Sharing::Shared, Want::MeanAndVariance) => PASS.min(self.model.tokens_kept() / threads),
+            (Sharing::Shared, Want::Mean) => pass,
+            (Sharing::Shared, Want::MeanAndVariance) => pass.min(self.model.tokens_kept() / lanes),
         };
-        tokens.div_ceil(threads).max(SMALL).min(most)
+        tokens.div_ceil(lanes).max(SMALL).min(most)
+    }
+
+    /// Passes that are computed at the same time: one for each thread, or one on a GPU, which fills with larger ones.
+    fn lanes(&self) -> usize {
+        if self.model.device().is_cpu() { rayon::current_num_threads() } else { 1 }
     }
 }
 

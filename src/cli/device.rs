@@ -41,6 +41,17 @@ impl DeviceChoice {
     }
 }
 
+/// Bytes that are free on a device, where it tells.
+pub fn free_memory(device: &Device) -> Option<usize> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        return device.cuda_stream().context().mem_get_info().ok().map(|(free, _)| free);
+    }
+    #[cfg(not(feature = "cuda"))]
+    let _ = device;
+    None
+}
+
 impl FromStr for DeviceChoice {
     type Err = String;
 

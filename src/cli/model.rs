@@ -171,7 +171,7 @@ impl Opened {
             Want::Mean => None,
             Want::MeanAndVariance => self.posterior()?,
         };
-        self.model.keep_activations(scoring.activation_memory << 20);
+        self.model.keep_activations(scoring.activation_bytes(self.model.device()));
         if scoring.compute == Compute::Int8 {
             self.model.quantize()?;
         }

@@ -1,6 +1,6 @@
 //! How scores are computed: `--compute`, `--activation-memory` and `--deterministic`.
 
-use super::model::BaseArgs;
+use super::{device::free_memory, model::BaseArgs};
 use crate::{
     Error, Result,
     model::ACTIVATION_BYTES,
@@ -29,10 +29,11 @@ pub struct ScoringArgs {
     /// Type that the frozen weights are multiplied in
     #[arg(long, value_enum, default_value = "f32", env = "REWARDEN_COMPUTE")]
     pub compute: Compute,
-    /// MiB of activations that are kept for a variance; those of a longer sequence are computed a second time
+    /// MiB of activations that are kept for a variance; those of a longer sequence are computed a second time [default: 448; on a
+    /// CUDA device half of what the model leaves free]
     #[arg(long, value_name = "MIB", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 20))]
-    #[arg(default_value_t = ACTIVATION_BYTES >> 20, env = "REWARDEN_ACTIVATION_MEMORY")]
-    pub activation_memory: usize,
+    #[arg(env = "REWARDEN_ACTIVATION_MEMORY")]
+    pub activation_memory: Option<usize>,
     /// Computes every sequence alone, so that its score does not depend on the batch to the last bit
     #[arg(long, env = "REWARDEN_DETERMINISTIC")]
     pub deterministic: bool,
@@ -46,6 +47,12 @@ pub struct Place {
 }
 
 impl ScoringArgs {
+    /// Bytes of activations that a model on `device` keeps.
+    pub fn activation_bytes(&self, device: &Device) -> usize {
+        let given = self.activation_memory.map(|mib| mib << 20);
+        given.or_else(|| Some(free_memory(device)? / 2)).unwrap_or(ACTIVATION_BYTES)
+    }
+
     /// Opens the device of `base`, which must be able to compute what is asked.
     pub fn place(&self, base: &BaseArgs) -> Result<Place> {
         let device = base.device()?;

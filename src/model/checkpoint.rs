@@ -1,6 +1,6 @@
 //! A base model as users bring it: weights, configuration and text handling, from a Hugging Face folder or a GGUF file.
 //!
-//! Weights are held in f32 under Hugging Face's names, whatever they were stored as. Everything that is missing,
+//! Weights are held under Hugging Face's names, those in half precision as they are stored. Everything that is missing,
 //! misshaped or not finite is reported at once; what belongs nowhere is a warning, save what every base brings
 //! and a reward model does not use (its `lm_head`, old buffers).
 
@@ -30,7 +30,7 @@ pub struct Checkpoint {
     pub name: String,
     pub config: Config,
     pub encoder: Arc<Encoder>,
-    /// Tensors of [`Config::tensors`] and, where there is one, the head, in f32.
+    /// Tensors of [`Config::tensors`] and, where there is one, the head: half precision as it is stored, the rest in f32.
     pub tensors: BTreeMap<String, Tensor>,
     /// What the checkpoint holds without being used.
     pub warnings: Vec<String>,
@@ -60,7 +60,7 @@ impl Checkpoint {
 
     /// The reward head, where the base has one.
     pub fn head(&self) -> Option<Head> {
-        let [weight, bias] = HEAD.map(|name| self.tensors.get(name).cloned());
+        let [weight, bias] = HEAD.map(|name| self.tensors.get(name)?.to_dtype(DType::F32).ok());
         Some(Head { weight: weight?, bias })
     }
 }
@@ -85,7 +85,7 @@ struct Loaded {
 /// Tensors by their names.
 type Named = BTreeMap<String, Tensor>;
 
-/// Keeps what the model needs, in f32, and says what else there is.
+/// Keeps what the model needs, in f32 or half precision, and says what else there is.
 fn checked(path: &Path, config: &Config, mut found: Named) -> Result<(Named, Vec<String>)> {
     let mut wanted = config.tensors();
     // A head may have several outputs.
@@ -102,7 +102,10 @@ fn checked(path: &Path, config: &Config, mut found: Named) -> Result<(Named, Vec
                 problems.push(format!("{name} has shape {:?}, expected {shape:?}", tensor.dims()));
             }
             Some(tensor) => {
-                let tensor = tensor.to_dtype(DType::F32)?;
+                let tensor = match tensor.dtype() {
+                    DType::BF16 | DType::F16 => tensor,
+                    _ => tensor.to_dtype(DType::F32)?,
+                };
                 if !tensors::all_finite(&tensor)? {
                     problems.push(format!("{name} holds a number that is not finite"));
                 }
