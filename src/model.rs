@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 pub mod adapter;
 pub mod checkpoint;
 pub mod config;
+pub mod cross_encoder;
 pub mod descent;
 pub mod head;
 mod layer;

@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod candidates;
+mod cross_encoder;
 mod embedding;
 pub mod ensemble;
 pub mod penalty;
@@ -97,6 +98,11 @@ pub trait Score: Send {
     /// Runs once forward and once backward, so that what is broken shows before the first request.
     fn warm_up(&mut self, sequence: &TokenSeq) -> Result<()>;
 }
+
+/// A model whose rewards are wanted, alone or beside each other.
+pub trait Reward: Score + Embed {}
+
+impl<T: Score + Embed> Reward for T {}
 
 /// Tokens of one pass on the CPU at most: more are no faster, and leave the caches.
 const PASS: usize = 512;

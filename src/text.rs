@@ -43,6 +43,8 @@ pub struct Encoder {
     template: Option<Template>,
     pad_token_id: Option<u32>,
     vocabulary: Option<usize>,
+    /// Whether prompt and response are a pair of texts to the tokenizer.
+    pairs: bool,
 }
 
 /// An input as the tokenizer takes it.
@@ -56,18 +58,30 @@ impl Encoder {
     /// `config.json`.
     pub fn from_folder(dir: &Path, pad_token_id: Option<u32>) -> Result<Self> {
         let (tokenizer, template) = folder::read(dir)?;
-        Ok(Self { tokenizer, template, pad_token_id, vocabulary: None })
+        Ok(Self { tokenizer, template, pad_token_id, vocabulary: None, pairs: false })
     }
 
     /// Builds tokenizer and chat template from the metadata of the GGUF file `path`.
     pub fn from_gguf(path: &Path, content: &gguf_file::Content) -> Result<Self> {
         let gguf::Text { tokenizer, template, pad_token_id } = gguf::read(path, content)?;
-        Ok(Self { tokenizer, template, pad_token_id, vocabulary: None })
+        Ok(Self { tokenizer, template, pad_token_id, vocabulary: None, pairs: false })
     }
 
     /// Sets the number of rows of the model's embedding: a token id past it becomes an error that names it.
     pub fn with_vocabulary(self, rows: usize) -> Self {
         Self { vocabulary: Some(rows), ..self }
+    }
+
+    /// Joins prompt and response as a cross-encoder reads them, where there is no template.
+    pub fn of_pairs(self) -> Self {
+        Self { pairs: true, ..self }
+    }
+
+    /// The type of each token of a pair: 0 up to the first separator, 1 after it; 0 for all of a templated text.
+    pub fn types(&self, ids: &[u32]) -> Vec<u32> {
+        let separator = self.tokenizer.separator().filter(|_| self.template.is_none());
+        let first = ids.iter().position(|id| Some(*id) == separator).unwrap_or(ids.len());
+        (0..ids.len()).map(|i| u32::from(i > first)).collect()
     }
 
     /// Returns the SHA-256 of the chat template, in hexadecimal.
@@ -85,6 +99,9 @@ impl Encoder {
 
     /// Encodes one input; what does not fit the limit is cut as it says, or refused.
     pub fn encode(&self, input: &Input, limit: &Limit) -> Result<TokenSeq> {
+        if self.pairs && self.template.is_none() && !matches!(input, Input::Text(_) | Input::Ids(_)) {
+            return self.encode_pair(input, limit);
+        }
         let (mut ids, rendered) = match input {
             Input::Ids(ids) => (ids.clone(), None),
             _ => {
@@ -110,6 +127,29 @@ impl Encoder {
         self.check_ids(&ids, input)?;
         let pooled = pooled(&ids, self.pad_token_id);
         Ok(TokenSeq { truncated: ids.len() < tokens, ids, pooled })
+    }
+
+    /// Encodes prompt and response as a pair; of one that is too long the response is cut, or either end.
+    fn encode_pair(&self, input: &Input, limit: &Limit) -> Result<TokenSeq> {
+        let (prompt, response) = turns(input)?;
+        let pair = self.tokenizer.pair_ids(&prompt, &response);
+        let (mut ids, second) = pair.map_err(|e| e.renamed(first_field(input)))?;
+        let tokens = ids.len();
+        if let Some(excess) = tokens.checked_sub(limit.max_length).filter(|excess| *excess > 0) {
+            match limit.truncation {
+                None => return Err(Error::TooLong { tokens, limit: limit.max_length }),
+                Some(Truncation::Left) => limit.cut_left(&mut ids),
+                Some(Truncation::Right) => limit.cut_right(&mut ids),
+                Some(Truncation::KeepSuffix) if excess < second.len() => {
+                    drop(ids.drain(second.end - excess..second.end));
+                }
+                Some(Truncation::KeepSuffix) => {
+                    return Err(Error::field("truncation", "the prompt alone is too long"));
+                }
+            }
+        }
+        self.check_ids(&ids, input)?;
+        Ok(TokenSeq { truncated: ids.len() < tokens, pooled: ids.len() - 1, ids })
     }
 
     /// Makes the text of an input that is not token ids already; an error names the field that was sent.
@@ -176,6 +216,23 @@ fn conversation(input: &Input) -> Cow<'_, [Message]> {
         Input::Answer { prompt, response } => Cow::Owned(answered(prompt, response)),
         Input::Pair { prompt, response } => Cow::Owned(answered(&[Message::new("user", prompt)], response)),
         Input::Text(_) | Input::Ids(_) => Cow::Borrowed(&[]),
+    }
+}
+
+/// The texts of a conversation of one prompt and one response.
+fn turns(input: &Input) -> Result<(Cow<'_, str>, Cow<'_, str>)> {
+    match input {
+        Input::Pair { prompt, response } => Ok((prompt.into(), response.into())),
+        Input::Answer { prompt, response } if prompt.len() == 1 => {
+            Ok((prompt[0].content.text(), response.into()))
+        }
+        Input::Messages(messages) if messages.len() == 2 => {
+            Ok((messages[0].content.text(), messages[1].content.text()))
+        }
+        _ => Err(Error::field(
+            first_field(input),
+            "the model has no chat template, and takes one prompt and one response (hint: give `text`)",
+        )),
     }
 }
 

@@ -10,10 +10,13 @@ use crate::{
         ACTIVATION_BYTES,
         adapter::Adapter,
         checkpoint::Checkpoint,
+        cross_encoder::CrossEncoder,
+        head::Outputs,
         site::{HEAD, Site},
     },
     posterior::{Form, Posterior, Target, store},
 };
+use candle_core::Device;
 use serde_json::{Map, Value, json};
 use std::{
     collections::BTreeMap,
@@ -39,6 +42,7 @@ pub struct Inspect {
 /// What a path holds.
 enum Found {
     Checkpoint,
+    CrossEncoder,
     Adapter,
     Posterior,
 }
@@ -77,6 +81,7 @@ impl Found {
         let ends = |end: &str| path.is_file() && path.extension().is_some_and(|e| e == end);
         match () {
             () if holds("adapter_config.json") => Ok(Self::Adapter),
+            () if CrossEncoder::is_one(path) => Ok(Self::CrossEncoder),
             () if holds("config.json") || ends("gguf") => Ok(Self::Checkpoint),
             () if ends("safetensors") => Ok(Self::Posterior),
             () if !path.exists() => Err(Error::file(path, "not there")),
@@ -101,6 +106,10 @@ impl Opened {
                 let rows = checkpoint(&base);
                 self.base.get_or_insert(base);
                 Ok(vec![Section { path, rows }])
+            }
+            Found::CrossEncoder => {
+                let model = CrossEncoder::open(&path, &Outputs::Label(0), &Device::Cpu)?;
+                Ok(vec![Section { path, rows: cross_encoder(&model) }])
             }
             Found::Adapter => {
                 let base = match self.base.take() {
@@ -197,6 +206,17 @@ fn checkpoint(base: &Checkpoint) -> Vec<(&'static str, Value)> {
         ("operations a token, mean", json!(2 * linears)),
         ("operations a token, mean and variance", json!(4 * linears)),
         ("not used", json!(base.warnings.len())),
+    ]
+}
+
+fn cross_encoder(model: &CrossEncoder) -> Vec<(&'static str, Value)> {
+    vec![
+        ("what", json!("cross-encoder, for means")),
+        ("family", json!(model.family)),
+        ("vocabulary", json!(model.vocabulary)),
+        ("longest sequence", json!(model.max_length)),
+        ("chat template", json!(model.encoder.template_sha256())),
+        ("parameters", json!(model.parameters)),
     ]
 }
 

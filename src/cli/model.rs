@@ -6,14 +6,18 @@ use super::{
 };
 use crate::{
     Error, Result,
-    model::{RewardModel, adapter::Adapter, checkpoint::Checkpoint, head::Outputs},
-    posterior::{Posterior, Target, store},
-    score::{Scorer, Want},
+    model::{
+        RewardModel, adapter::Adapter, checkpoint::Checkpoint, cross_encoder::CrossEncoder, head::Outputs,
+    },
+    posterior::{Novelty, Posterior, Target, store},
+    score::{Reward, Scorer, Want},
+    text::Encoder,
 };
 use candle_core::{DType, Device};
 use std::{
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
 };
 
 /// Folder of the embedded base, under the models' folder.
@@ -59,6 +63,18 @@ impl BaseArgs {
         let base = Checkpoint { outputs: self.outputs()?, ..Checkpoint::open(&path)? };
         base.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         Ok(base)
+    }
+
+    /// Opens the base as a cross-encoder, where it is one.
+    pub fn cross_encoder(&self, scoring: &ScoringArgs) -> Result<Option<CrossEncoder>> {
+        let Some(path) = self.model.as_ref().filter(|path| CrossEncoder::is_one(path)) else {
+            return Ok(None);
+        };
+        let Place { device, dtype } = scoring.place(self)?;
+        if scoring.compute != Compute::F32 {
+            return Err(Error::Usage(format!("--compute: a cross-encoder computes in f32, not {dtype:?}")));
+        }
+        CrossEncoder::open(path, &self.outputs()?, &device).map(Some)
     }
 
     /// Opens the device.
@@ -120,7 +136,35 @@ pub struct Opened {
     pub model: RewardModel,
 }
 
+/// A model that is ready to score, and what its items need.
+pub struct Ready {
+    pub encoder: Arc<Encoder>,
+    /// Tokens that a sequence may have.
+    pub max_length: usize,
+    pub scorer: Box<dyn Reward>,
+    pub novelty: Option<Novelty>,
+}
+
+impl Ready {
+    /// What can be had of what is wanted.
+    pub fn able(&self, want: Want) -> Want {
+        if self.scorer.has_variances() { want } else { Want::Mean }
+    }
+}
+
 impl ModelArgs {
+    /// Opens whatever can score: an adapter on a base, a base with a head, or a cross-encoder.
+    pub fn ready(&self, want: Want, scoring: &ScoringArgs) -> Result<Ready> {
+        if let Some(model) = self.base.cross_encoder(scoring)? {
+            if self.adapter.is_some() {
+                return Err(Error::Usage("--adapter: a cross-encoder takes none".into()));
+            }
+            let (encoder, max_length) = (Arc::clone(&model.encoder), model.max_length);
+            return Ok(Ready { encoder, max_length, scorer: Box::new(model), novelty: None });
+        }
+        self.open_frozen(scoring)?.ready(want, scoring)
+    }
+
     pub fn open(&self) -> Result<Opened> {
         Opened::new(self.base.open()?, self.folder()?, &self.base.device()?)
     }
@@ -176,6 +220,14 @@ impl Opened {
             self.model.quantize()?;
         }
         Ok(Scorer::new(self.model, posterior, scoring.sharing()))
+    }
+
+    /// The same as whatever can score.
+    pub fn ready(self, want: Want, scoring: &ScoringArgs) -> Result<Ready> {
+        let (encoder, max_length) = (Arc::clone(&self.base.encoder), self.base.config.max_length);
+        let scorer = self.into_scorer(want, scoring)?;
+        let novelty = scorer.posterior.as_ref().and_then(Posterior::novelty);
+        Ok(Ready { encoder, max_length, scorer: Box::new(scorer), novelty })
     }
 
     /// The file of the posterior in the adapter's folder, where there is one.

@@ -1,14 +1,19 @@
 //! `rewarden score`: items of a file become lines of means, variances and conservative scores.
 
-use super::{model::ModelArgs, output::write_stdout, progress::Progress, scoring::ScoringArgs};
+use super::{
+    model::{ModelArgs, Ready},
+    output::write_stdout,
+    progress::Progress,
+    scoring::ScoringArgs,
+};
 use crate::{
     Error, Result,
     data::lines::{Lines, at_line},
     item::{Id, Item},
     model::checkpoint::tensors,
-    posterior::{Novelty, Posterior},
+    posterior::Novelty,
     score::{
-        Embed, Embedding, Estimate, Rated, Scorer, Want, batched, in_batches,
+        Embedding, Estimate, Rated, Reward, Want, batched, in_batches,
         penalty::{Kind, Penalty},
     },
     text::{Encoder, Limit, TokenSeq, Truncation},
@@ -19,7 +24,6 @@ use std::{
     collections::{BTreeMap, HashMap},
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::Arc,
     time::Instant,
 };
 
@@ -99,11 +103,9 @@ impl Score {
         let want = if self.no_variance { Want::Mean } else { Want::MeanAndVariance };
         self.scoring.check(want)?;
         let started = Instant::now();
-        let opened = self.model.open_frozen(&self.scoring)?;
-        let (encoder, longest) = (Arc::clone(&opened.base.encoder), opened.base.config.max_length);
-        let mut scorer = opened.into_scorer(want, &self.scoring)?;
-        let want = scorer.able(want);
-        let novelty = scorer.posterior.as_ref().and_then(Posterior::novelty);
+        let ready = self.model.ready(want, &self.scoring)?;
+        let want = ready.able(want);
+        let Ready { encoder, max_length: longest, mut scorer, novelty } = ready;
         let load_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
         let max_length = self.max_length.unwrap_or(usize::MAX).min(longest);
@@ -113,8 +115,8 @@ impl Score {
         let mut progress = Progress::new(0, tokens);
         let done = |tokens| progress.add(tokens);
         let estimates = match &self.vectors {
-            Some(path) => self.embed(path, &scorer, &sequences, done)?,
-            None => in_batches(&mut scorer, &sequences, want, self.batch_tokens, done)?,
+            Some(path) => self.embed(path, scorer.as_ref(), &sequences, done)?,
+            None => in_batches(scorer.as_mut(), &sequences, want, self.batch_tokens, done)?,
         };
         progress.finish();
         let mut output = String::new();
@@ -138,7 +140,7 @@ impl Score {
     fn embed(
         &self,
         path: &Path,
-        scorer: &Scorer,
+        scorer: &dyn Reward,
         sequences: &[TokenSeq],
         done: impl FnMut(usize),
     ) -> Result<Vec<Estimate>> {

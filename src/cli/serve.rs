@@ -123,6 +123,12 @@ impl Serve {
         if adapters.is_empty() && self.base.model.is_none() {
             adapters.push(NamedAdapter { name: DEFAULT.into(), path: embedded(super::model::ADAPTER)? });
         }
+        if let Some(model) = self.base.cross_encoder(&self.scoring)? {
+            if !adapters.is_empty() || !self.ensemble.is_empty() {
+                return Err(Error::Usage("--adapter: a cross-encoder takes none".into()));
+            }
+            return Ok(vec![Model::of_means(DEFAULT.into(), model)]);
+        }
         let (base, place) = (self.base.open()?, self.scoring.place(&self.base)?);
         let (mut models, mut scorers) = (Vec::new(), BTreeMap::new());
         let folders: Vec<_> = match adapters.is_empty() {

@@ -59,14 +59,14 @@ struct Errors {
 impl Verify {
     /// Scores the reference's items, prints the largest errors, and fails past the tolerance.
     pub fn run(self) -> Result<()> {
-        let opened = self.model.open_frozen(&self.scoring)?;
-        let limit = Limit { max_length: opened.base.config.max_length, truncation: None };
+        let mut ready = self.model.ready(Want::MeanAndVariance, &self.scoring)?;
+        let limit = Limit { max_length: ready.max_length, truncation: None };
         let (mut expected, mut sequences) = (Vec::new(), Vec::<TokenSeq>::new());
         for line in Lines::<Reference>::open(&self.reference)? {
             let (line, Reference { item, mean, variance }) = line?;
             let wrong = |e| at_line(&self.reference, line, e);
             expected.push(Expected::new(line, mean, variance).map_err(wrong)?);
-            let encoded = item.parse().and_then(|input| opened.base.encoder.encode(&input, &limit));
+            let encoded = item.parse().and_then(|input| ready.encoder.encode(&input, &limit));
             sequences.push(encoded.map_err(wrong)?);
         }
         if expected.is_empty() {
@@ -75,13 +75,13 @@ impl Verify {
         let variances = expected.iter().any(|expected| expected.variance.is_some());
         let want = if variances { Want::MeanAndVariance } else { Want::Mean };
         self.scoring.check(want)?;
-        let mut scorer = opened.into_scorer(want, &self.scoring)?;
-        if scorer.able(want) != want {
+        if ready.able(want) != want {
             return Err(Error::file(&self.reference, "variances are given, but the model has no posterior"));
         }
         let mut progress = Progress::new(0, sequences.iter().map(|sequence| sequence.ids.len()).sum());
-        let estimates =
-            in_batches(&mut scorer, &sequences, want, self.batch_tokens, |tokens| progress.add(tokens))?;
+        let estimates = in_batches(ready.scorer.as_mut(), &sequences, want, self.batch_tokens, |tokens| {
+            progress.add(tokens)
+        })?;
         progress.finish();
         let mut errors = Errors { mean: 0.0, variance: variances.then_some(0.0) };
         for (expected, estimate) in expected.iter().zip(estimates) {

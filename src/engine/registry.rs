@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     Error, Result,
+    model::cross_encoder::CrossEncoder,
     posterior::{Novelty, Posterior},
     score::{Score, Scorer, ensemble::Ensemble},
     text::Encoder,
@@ -43,6 +44,13 @@ impl Model {
         let (has_posterior, novelty) = (posterior.is_some(), posterior.and_then(Posterior::novelty));
         let served = Served { name, encoder, max_length, has_posterior, novelty };
         Self { served, scorer: Box::new(scorer) }
+    }
+
+    /// Describes a cross-encoder, which gives no variances.
+    pub fn of_means(name: String, model: CrossEncoder) -> Self {
+        let (encoder, max_length) = (Arc::clone(&model.encoder), model.max_length);
+        let served = Served { name, encoder, max_length, has_posterior: false, novelty: None };
+        Self { served, scorer: Box::new(model) }
     }
 
     /// Describes an ensemble, whose members share an encoder: it always gives variances, and no novelty, for its variance is not

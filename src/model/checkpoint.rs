@@ -6,6 +6,7 @@
 
 use super::{
     config::Config,
+    cross_encoder::CrossEncoder,
     head::{Head, Outputs},
 };
 use crate::{Error, Result, text::Encoder};
@@ -16,7 +17,7 @@ use std::{
     sync::Arc,
 };
 
-mod folder;
+pub(super) mod folder;
 mod gguf;
 pub(crate) mod tensors;
 
@@ -43,6 +44,9 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Template and tokenizer alone.
     pub fn encoder(path: &Path) -> Result<Encoder> {
+        if CrossEncoder::is_one(path) {
+            return CrossEncoder::encoder(path);
+        }
         let (config, encoder) = if is_gguf(path) { gguf::text(path)? } else { folder::text(path)? };
         Ok(encoder.with_vocabulary(config.vocab_size))
     }
@@ -83,7 +87,7 @@ struct Loaded {
 }
 
 /// Tensors by their names.
-type Named = BTreeMap<String, Tensor>;
+pub(super) type Named = BTreeMap<String, Tensor>;
 
 /// Keeps what the model needs, in f32 or half precision, and says what else there is.
 fn checked(path: &Path, config: &Config, mut found: Named) -> Result<(Named, Vec<String>)> {

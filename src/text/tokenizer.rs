@@ -57,6 +57,7 @@ pub struct Piece {
 pub struct Tokenizer {
     inner: Inner,
     eos: Option<String>,
+    separator: Option<u32>,
 }
 
 impl Tokenizer {
@@ -73,7 +74,8 @@ impl Tokenizer {
             let processor = surround(&inner, &special.named, ends).map_err(|e| Error::file(path, e))?;
             inner.with_post_processor(Some(processor));
         }
-        Ok(Self { inner, eos: special.named.get("eos_token").cloned() })
+        let separator = special.named.get("sep_token").and_then(|token| inner.token_to_id(token));
+        Ok(Self { inner, eos: special.named.get("eos_token").cloned(), separator })
     }
 
     /// Returns the text of the EOS token, if the model's files name one.
@@ -86,6 +88,20 @@ impl Tokenizer {
         let encoding =
             self.inner.encode_fast(text, surround == Surround::SpecialTokens).map_err(untokenised)?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Returns the token ids of two texts, joined as the post-processor says, and which of them are the second's.
+    pub fn pair_ids(&self, first: &str, second: &str) -> Result<(Vec<u32>, Range<usize>)> {
+        let encoding = self.inner.encode((first, second), true).map_err(untokenised)?;
+        let texts = encoding.get_sequence_ids();
+        let start = texts.iter().position(|text| *text == Some(1)).unwrap_or(texts.len());
+        let count = texts.iter().filter(|text| **text == Some(1)).count();
+        Ok((encoding.get_ids().to_vec(), start..start + count))
+    }
+
+    /// Returns the id of the token between two texts, if the model's files name one.
+    pub fn separator(&self) -> Option<u32> {
+        self.separator
     }
 
     /// Returns the tokens of `text` with the bytes that each covers.

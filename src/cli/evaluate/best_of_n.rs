@@ -8,7 +8,7 @@ use super::{
 use crate::{
     Error, Result,
     cli::{
-        model::{BaseArgs, NamedAdapter, Opened, adapter_folders},
+        model::{BaseArgs, ModelArgs, NamedAdapter, Opened, Ready, adapter_folders},
         progress::Progress,
         scoring::ScoringArgs,
     },
@@ -18,11 +18,12 @@ use crate::{
         over_optimisation::{Seen, compare},
         select,
     },
-    score::{Embed, Scorer, Want, batched, in_batches},
-    text::{Limit, TokenSeq},
+    model::cross_encoder::CrossEncoder,
+    score::{Embed, Score, Want, batched, in_batches},
+    text::{Encoder, Limit, TokenSeq},
 };
 use sha2::{Digest, Sha256};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Most tokens of a batch.
 const BATCH_TOKENS: usize = 4096;
@@ -36,7 +37,7 @@ pub struct BestOfN {
     /// [default: the embedded adapter]
     #[arg(long, value_name = "[NAME=]PATH", env = "REWARDEN_ADAPTER", value_delimiter = ',')]
     adapter: Vec<NamedAdapter>,
-    /// Adapter whose rewards are the gold, where the file has none
+    /// Adapter or cross-encoder whose rewards are the gold, where the file has none
     #[arg(long, value_name = "PATH", env = "REWARDEN_GOLD")]
     gold: Option<PathBuf>,
     /// Pools: JSONL, gzipped or not, with `prompt`, `responses` and, where it is known, `gold`
@@ -113,7 +114,7 @@ impl BestOfN {
         let name = folder.display().to_string();
         let opened = Opened::frozen(self.base.open()?, Some(folder), &self.scoring.place(&self.base)?)?;
         let digest = self.digest(&opened)?;
-        let sequences = encode(&opened, pools)?;
+        let sequences = encode(&opened.base.encoder, opened.base.config.max_length, pools)?;
         let scorer = opened.into_scorer(Want::MeanAndVariance, &self.scoring)?;
         if scorer.posterior.is_none() {
             return Err(Error::Usage(format!("{name}: has no posterior (hint: run `fit`)")));
@@ -144,30 +145,38 @@ impl BestOfN {
         Ok(hex(digest.finalize()))
     }
 
+    /// The adapter on the base, or a cross-encoder.
+    fn gold_model(&self, folder: &Path) -> Result<Ready> {
+        if CrossEncoder::is_one(folder) {
+            let base = BaseArgs { model: Some(folder.to_owned()), ..self.base.clone() };
+            return ModelArgs { base, adapter: None }.ready(Want::Mean, &self.scoring);
+        }
+        let place = self.scoring.place(&self.base)?;
+        Opened::frozen(self.base.open()?, Some(folder.to_owned()), &place)?.ready(Want::Mean, &self.scoring)
+    }
+
     /// Gold rewards of every pool: the file's, or the gold adapter's.
     fn gold(&self, pools: &[Pool]) -> Result<Vec<Vec<f64>>> {
         let Some(folder) = &self.gold else {
             return Ok(pools.iter().map(|pool| pool.gold.clone().unwrap_or_default()).collect());
         };
-        let opened =
-            Opened::frozen(self.base.open()?, Some(folder.clone()), &self.scoring.place(&self.base)?)?;
-        let sequences = encode(&opened, pools)?;
-        let mut scorer = opened.into_scorer(Want::Mean, &self.scoring)?;
+        let ready = self.gold_model(folder)?;
+        let (sequences, mut scorer) = (encode(&ready.encoder, ready.max_length, pools)?, ready.scorer);
         let mut bar = progress(&sequences);
-        let gold = sequences.iter().map(|pool| means(&mut scorer, pool, &mut bar)).collect();
+        let gold = sequences.iter().map(|pool| means(scorer.as_mut(), pool, &mut bar)).collect();
         bar.finish();
         gold
     }
 }
 
-fn means(scorer: &mut Scorer, pool: &[TokenSeq], bar: &mut Progress) -> Result<Vec<f64>> {
+fn means(scorer: &mut dyn Score, pool: &[TokenSeq], bar: &mut Progress) -> Result<Vec<f64>> {
     let estimates = in_batches(scorer, pool, Want::Mean, BATCH_TOKENS, |tokens| bar.add(tokens))?;
     Ok(estimates.into_iter().map(|estimate| estimate.mean).collect())
 }
 
-fn encode(opened: &Opened, pools: &[Pool]) -> Result<Vec<Vec<TokenSeq>>> {
-    let limit = Limit { max_length: opened.base.config.max_length, truncation: None };
-    pools.iter().map(|pool| pool.encode(usize::MAX, &opened.base.encoder, &limit)).collect()
+fn encode(encoder: &Encoder, max_length: usize, pools: &[Pool]) -> Result<Vec<Vec<TokenSeq>>> {
+    let limit = Limit { max_length, truncation: None };
+    pools.iter().map(|pool| pool.encode(usize::MAX, encoder, &limit)).collect()
 }
 
 fn tokens(pool: &[TokenSeq]) -> usize {

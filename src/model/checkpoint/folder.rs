@@ -9,23 +9,26 @@ use std::{
     path::{Component, Path},
 };
 
+/// The configuration's file.
+pub const CONFIG: &str = "config.json";
 const WHOLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// Configuration, and what turns text into tokens.
 pub fn text(folder: &Path) -> Result<(Config, Encoder)> {
-    let path = folder.join("config.json");
+    let path = folder.join(CONFIG);
     let config = Config::from_json(&path, &std::fs::read(&path).map_err(Error::io(&path))?)?;
     let encoder = Encoder::from_folder(folder, config.pad_token_id)?;
     Ok((config, encoder))
 }
 
-pub fn read(folder: &Path) -> Result<Loaded> {
+pub(super) fn read(folder: &Path) -> Result<Loaded> {
     let (config, encoder) = text(folder)?;
     Ok(Loaded { encoder, tensors: weights(folder)?, config })
 }
 
-fn weights(folder: &Path) -> Result<BTreeMap<String, Tensor>> {
+/// All tensors, as they are stored.
+pub fn weights(folder: &Path) -> Result<BTreeMap<String, Tensor>> {
     let index = folder.join(INDEX);
     if !index.exists() {
         return Ok(tensors::read(&folder.join(WHOLE))?.0);
