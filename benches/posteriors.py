@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Posteriors of one adapter side by side: calibration, detection, best-of-n, time and bytes (docs/posteriors.md).
 
-    python benches/posteriors.py BINARY DATA --output STUDY [--pairs 300] [--items 60] [--answers 32]
+    python benches/posteriors.py BINARY DATA --output STUDY [--pairs 150] [--test 160] [--items 20] [--answers 16]
 
 STUDY is the folder of benches/study.py, which must have gone as far as its fits: the adapter is `proxy-1`, the pairs those it was
 trained on, the ensemble all of its proxies. Every step leaves a file and is not repeated where that exists; a table is printed
@@ -11,7 +11,7 @@ import json
 import os
 import sys
 
-from study import Study, arguments
+from study import Study, arguments, lines, write
 
 FILES = ("adapter_config.json", "adapter_model.safetensors", "training.json")
 KINDS = {
@@ -39,6 +39,13 @@ class Table(Study):
         self.fit(name, self.at("proxy-1.jsonl"), "--max-length", "384", "--max-pairs", str(self.args.pairs), *flags)
         return ["--adapter", self.at(name)]
 
+    def some_held_out(self):
+        """The first of the held-out pairs, which are in a random order."""
+        path = self.at(f"held-out-{self.args.test}.jsonl")
+        if not os.path.exists(path):
+            write(path, lines(self.held_out())[:self.args.test])
+        return path
+
     def report(self, name, *command):
         if not os.path.exists(self.at(name + ".json")):
             self.run(name, *command)
@@ -47,7 +54,7 @@ class Table(Study):
 
     def row(self, kind, adapters, proxies, *ensemble):
         name = self.folder(kind)
-        test = ["--data", self.held_out(), "--max-length", "384"]
+        test = ["--data", self.some_held_out(), "--max-length", "384"]
         pairs = self.report(name + "-pairs", "evaluate", "pairs", *adapters, *ensemble, *test)
         ood = self.report(name + "-ood", "evaluate", "ood", *adapters, *ensemble, *test, "--max-items", str(self.args.items))
         chosen = self.report(name + "-best-of-n", "evaluate", "best-of-n", "--data", self.at("pools.jsonl"), "--answers",
@@ -69,7 +76,7 @@ def detection(groups, by):
     return f"{sum(areas) / len(areas):.2f}" if areas else ""
 
 
-def line(table, kind, pairs, groups, chosen, family, bytes_):
+def row_line(table, kind, pairs, groups, chosen, family, bytes_):
     judged = next(judged for judged in chosen["judged"] if judged["family"] == family)
     above = judged["above_mean"]
     cells = [kind, interval(pairs["nll"], pairs["intervals"]["nll"], 3), f"{pairs['ece']:.3f}", detection(groups, "single"),
@@ -80,9 +87,10 @@ def line(table, kind, pairs, groups, chosen, family, bytes_):
 
 def main():
     parser = arguments(__doc__)
-    parser.add_argument("--pairs", type=int, default=300, help="pairs that every posterior is fitted to")
-    parser.add_argument("--items", type=int, default=60, help="items of each group out of the distribution")
-    parser.add_argument("--answers", type=int, default=32, help="answers of each pool")
+    parser.add_argument("--pairs", type=int, default=150, help="pairs that every posterior is fitted to")
+    parser.add_argument("--test", type=int, default=160, help="held-out pairs")
+    parser.add_argument("--items", type=int, default=20, help="items of each group out of the distribution")
+    parser.add_argument("--answers", type=int, default=16, help="answers of each pool")
     table = Table(parser.parse_args())
     rows = []
     for kind, flags in KINDS.items():
@@ -104,7 +112,7 @@ def main():
     print("| posterior | NLL | ECE | AUROC, single | AUROC, difference | best of n over the mean | seconds | MB |")
     print("|---|---|---|---|---|---|---|---|")
     for row in rows:
-        print(line(table, *row))
+        print(row_line(table, *row))
 
 
 if __name__ == "__main__":

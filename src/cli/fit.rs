@@ -12,7 +12,7 @@ use crate::{
     Error, Result,
     data::read_pairs,
     fit::{self, Fitted, Options, Size, Tokens, checkpoint::Store},
-    model::adapter::Adapter,
+    model::{adapter::Adapter, head::Outputs},
     nn::pack::Packed,
     posterior::{
         FitConfig, Prior,
@@ -231,6 +231,7 @@ impl Fit {
                 hidden_size: shape.hidden_size,
                 vocabulary: shape.vocab_size,
             }),
+            outputs: (opened.base.outputs != Outputs::One).then(|| opened.base.outputs.clone()),
             quantiles,
             left_out: adapter.fixed().collect(),
             version: Some(env!("CARGO_PKG_VERSION").into()),

@@ -144,6 +144,7 @@ impl Opened {
                     trainable: &trainable,
                     adapter_sha256: &sha256,
                     template_sha256: template.as_deref(),
+                    outputs: None,
                 };
                 let (posterior, warnings) = Posterior::load_for(path, target)?;
                 let fits = if warnings.is_empty() { "the adapter".to_owned() } else { warnings.join("; ") };

@@ -243,6 +243,7 @@ impl Opened {
                     trainable: &trainable,
                     adapter_sha256: &adapter.sha256()?,
                     template_sha256: template.as_deref(),
+                    outputs: Some(&self.base.outputs),
                 };
                 let (posterior, warnings) = Posterior::load_for(&path, target)?;
                 warnings.iter().for_each(|warning| tracing::warn!("{}: {warning}", path.display()));

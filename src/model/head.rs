@@ -1,11 +1,14 @@
 //! The reward head: one output of a linear layer over the last hidden state, or several weighed into one.
 
 use candle_core::{DType, Tensor};
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
+use std::fmt;
 
 /// How a head's outputs become a reward.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Outputs {
     /// There is one.
     #[default]
@@ -40,6 +43,16 @@ impl Head {
             None => 0.0,
         };
         Ok((weight, bias))
+    }
+}
+
+impl fmt::Display for Outputs {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::One => f.write_str("its only output"),
+            Self::Label(label) => write!(f, "output {label}"),
+            Self::Weighed(weights) => write!(f, "outputs weighed by {weights:?}"),
+        }
     }
 }
 

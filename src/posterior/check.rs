@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::FitConfig;
+use crate::model::head::Outputs;
 
 /// The adapter that a posterior is to be used with.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +14,8 @@ pub struct Target<'a> {
     pub adapter_sha256: &'a str,
     /// Digest of the chat template; `None` where the model has none.
     pub template_sha256: Option<&'a str>,
+    /// How its head's outputs become the reward, where that is known.
+    pub outputs: Option<&'a Outputs>,
 }
 
 /// What a posterior claims to hold: block names, each with its shape (d_out, d_in) where that could be read.
@@ -28,6 +31,16 @@ impl Target<'_> {
             let own = self.adapter_sha256;
             problems.push(format!(
                 "fitted to another adapter: its sha256 is {fitted_to}, this one's {own} (hint: run `fit` again)"
+            ));
+        }
+        // Other programs do not say which output they took.
+        let fitted = config
+            .and_then(|config| config.outputs.clone().or(config.version.is_some().then(Outputs::default)));
+        if let (Some(fitted), Some(own)) = (&fitted, self.outputs)
+            && fitted != own
+        {
+            problems.push(format!(
+                "fitted to another reward of the head: {fitted}, not {own} (hint: run `fit` again)"
             ));
         }
         for (name, shape) in claimed {

@@ -10,6 +10,7 @@ use super::{
     BlockKind,
     fit::{CurvatureKind, Rank},
 };
+use crate::model::head::Outputs;
 
 /// How a posterior was fitted, and to which adapter.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -39,6 +40,9 @@ pub struct FitConfig {
     pub template_sha256: Option<String>,
     /// The model under the adapter.
     pub base: Option<Base>,
+    /// The reward, of a head with several outputs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outputs: Option<Outputs>,
     /// Variances met on held-out pairs, to tell how unusual one is.
     pub quantiles: Option<Quantiles>,
     /// Trainable blocks that have no posterior on purpose.

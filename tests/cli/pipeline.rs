@@ -201,6 +201,15 @@ fn a_head_of_several_outputs_needs_a_choice() {
         );
     }
     assert_says(&workspace.fail(&format!("{score} --label 2")), &["--label: 2 of 2 outputs"]);
+    // A posterior is of the output that it was fitted to.
+    workspace.succeed("fit --model base --label 1 --data pairs.jsonl --output base/posterior.safetensors");
+    let score = "score --model base --input inputs.jsonl";
+    assert!(lines(&workspace.succeed(&format!("{score} --label 1")))[0]["variance"].is_number());
+    let other = workspace.fail(&format!("{score} --label 0"));
+    assert_says(
+        &other,
+        &["posterior.safetensors: fitted to another reward of the head: output 1, not output 0"],
+    );
     assert_says(&workspace.fail(&format!("{score} --label-weights 1")), &["--label-weights: 1 numbers"]);
 }
 

@@ -196,8 +196,12 @@ fn ten_training_losses_are_those_of_pytorch() {
 fn posterior(case: &Case, model: &RewardModel) -> Posterior {
     let (trainable, template) = (model.shapes(), case.base.encoder.template_sha256());
     let sha256 = case.adapter.sha256().unwrap();
-    let target =
-        Target { trainable: &trainable, adapter_sha256: &sha256, template_sha256: template.as_deref() };
+    let target = Target {
+        trainable: &trainable,
+        adapter_sha256: &sha256,
+        template_sha256: template.as_deref(),
+        outputs: None,
+    };
     Posterior::load_for(case.folder.join("adapter/posterior.safetensors"), target).unwrap().0
 }
 

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::{
     Error,
+    model::head::Outputs,
     nn::check::{random, values},
     posterior::{
         BlockKind, FitConfig, Posterior, Target,
@@ -38,6 +39,7 @@ fn head() -> Curvature {
 fn config() -> FitConfig {
     let by_kind = |a, head| BTreeMap::from([(BlockKind::A, a), (BlockKind::Head, head)]);
     FitConfig {
+        outputs: None,
         label_noise: None,
         curvature: Some(CurvatureKind::Ekfac),
         rank: Some(Rank::Top(2)),
@@ -260,7 +262,8 @@ fn all_problems_are_reported_at_once() {
     draft.fill(A, "extra", &[1], 1.0);
     draft.fill(HEAD, "prior_precision", &[1], -1.0);
     let trainable = BTreeMap::from([(A.to_string(), (2, 7)), ("m.lora_B".to_string(), (4, 2))]);
-    let target = Target { trainable: &trainable, adapter_sha256: "aa01", template_sha256: None };
+    let target =
+        Target { trainable: &trainable, adapter_sha256: "aa01", template_sha256: None, outputs: None };
     let error = draft.load_for(target).unwrap_err();
     let lines: Vec<&str> = error.lines().map(str::trim).collect();
     let want = [
@@ -282,7 +285,12 @@ fn belongs_to_one_adapter() {
     draft.metadata.insert("config".into(), serde_json::to_string(&own).unwrap());
     let shapes = [(A, (2, 6)), (HEAD, (1, 3)), ("m.lora_B", (4, 2))];
     let trainable: BTreeMap<_, _> = shapes.map(|(name, shape)| (name.to_string(), shape)).into();
-    let target = Target { trainable: &trainable, adapter_sha256: "aa01", template_sha256: Some("bb02") };
+    let target = Target {
+        trainable: &trainable,
+        adapter_sha256: "aa01",
+        template_sha256: Some("bb02"),
+        outputs: None,
+    };
     assert_eq!(draft.load_for(target), Ok(vec![]));
 
     let warnings = draft.load_for(Target { template_sha256: None, ..target }).unwrap();
@@ -290,6 +298,12 @@ fn belongs_to_one_adapter() {
     let error = draft.load_for(Target { adapter_sha256: "ff", ..target }).unwrap_err();
     let want = "fitted to another adapter: its sha256 is aa01, this one's ff (hint: run `fit` again)";
     assert_eq!(error, want);
+
+    let fitted = FitConfig { outputs: Some(Outputs::Label(1)), ..own };
+    draft.metadata.insert("config".into(), serde_json::to_string(&fitted).unwrap());
+    assert!(draft.load_for(Target { outputs: Some(&Outputs::Label(1)), ..target }).is_ok());
+    let error = draft.load_for(Target { outputs: Some(&Outputs::Label(0)), ..target }).unwrap_err();
+    assert_eq!(error, "fitted to another reward of the head: output 1, not output 0 (hint: run `fit` again)");
 }
 
 #[test]
@@ -356,7 +370,8 @@ mod sketch {
         let path = folder.path().join("posterior.safetensors");
         posterior().save(&path).unwrap();
         let trainable = BTreeMap::from([(A.to_owned(), (2, 7))]);
-        let target = Target { trainable: &trainable, adapter_sha256: "aa01", template_sha256: None };
+        let target =
+            Target { trainable: &trainable, adapter_sha256: "aa01", template_sha256: None, outputs: None };
         let message = Posterior::load_for(&path, target).unwrap_err().to_string();
         assert!(message.contains("the bases are of a 2 x 6 matrix, the adapter's is 2 x 7"), "{message}");
         assert!(message.contains("score: the adapter has no such block"), "{message}");
