@@ -3,7 +3,7 @@
 use super::{
     model::{ModelArgs, Opened},
     output::write_stdout,
-    scoring::{Compute, Place, ScoringArgs},
+    scoring::{Backend, Compute, ScoringArgs},
 };
 use crate::{
     Error, Result,
@@ -148,7 +148,7 @@ impl Bench {
         }
         let base = self.model.base.open()?;
         let adapter = rank::fresh(&base, RANK, &Projection::ALL, self.seed)?;
-        let Place { dtype, device } = self.scoring.place(&self.model.base)?;
+        let Backend { dtype, device } = self.scoring.backend(&self.model.base)?;
         let model = RewardModel::new(&base, Some(&adapter), dtype, &device)?;
         Ok(Opened { base, adapter: Some(adapter), folder: None, model })
     }

@@ -2,7 +2,7 @@
 
 use super::{
     device::DeviceChoice,
-    scoring::{Compute, Place, ScoringArgs},
+    scoring::{Backend, Compute, ScoringArgs},
 };
 use crate::{
     Error, Result,
@@ -70,7 +70,7 @@ impl BaseArgs {
         let Some(path) = self.model.as_ref().filter(|path| CrossEncoder::is_one(path)) else {
             return Ok(None);
         };
-        let Place { device, dtype } = scoring.place(self)?;
+        let Backend { device, dtype } = scoring.backend(self)?;
         if scoring.compute != Compute::F32 {
             return Err(Error::Usage(format!("--compute: a cross-encoder computes in f32, not {dtype:?}")));
         }
@@ -171,7 +171,7 @@ impl ModelArgs {
 
     /// The same, for scoring alone.
     pub fn open_frozen(&self, scoring: &ScoringArgs) -> Result<Opened> {
-        Opened::frozen(self.base.open()?, self.folder()?, &scoring.place(&self.base)?)
+        Opened::frozen(self.base.open()?, self.folder()?, &scoring.backend(&self.base)?)
     }
 
     fn folder(&self) -> Result<Option<PathBuf>> {
@@ -202,9 +202,9 @@ impl Opened {
     }
 
     /// The same for scoring alone: the model takes the base's tensors.
-    pub fn frozen(mut base: Checkpoint, folder: Option<PathBuf>, place: &Place) -> Result<Self> {
+    pub fn frozen(mut base: Checkpoint, folder: Option<PathBuf>, backend: &Backend) -> Result<Self> {
         let (adapter, folder) = adapter(&base, folder)?;
-        let model = RewardModel::frozen(&mut base, adapter.as_ref(), place.dtype, &place.device)?;
+        let model = RewardModel::frozen(&mut base, adapter.as_ref(), backend.dtype, &backend.device)?;
         Ok(Self { base, adapter, folder, model })
     }
 

@@ -41,7 +41,7 @@ pub struct ScoringArgs {
 
 /// Where and in which type a model computes.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct Backend {
     pub device: Device,
     pub dtype: DType,
 }
@@ -54,7 +54,7 @@ impl ScoringArgs {
     }
 
     /// Opens the device of `base`, which must be able to compute what is asked.
-    pub fn place(&self, base: &BaseArgs) -> Result<Place> {
+    pub fn backend(&self, base: &BaseArgs) -> Result<Backend> {
         let device = base.device()?;
         let dtype = match self.compute {
             Compute::Int8 if !device.is_cpu() => {
@@ -66,7 +66,7 @@ impl ScoringArgs {
             Compute::Bf16 => DType::BF16,
             Compute::F16 => DType::F16,
         };
-        Ok(Place { device, dtype })
+        Ok(Backend { device, dtype })
     }
 
     pub fn sharing(&self) -> Sharing {

@@ -129,14 +129,14 @@ impl Serve {
             }
             return Ok(vec![Model::of_means(DEFAULT.into(), model)]);
         }
-        let (base, place) = (self.base.open()?, self.scoring.place(&self.base)?);
+        let (base, backend) = (self.base.open()?, self.scoring.backend(&self.base)?);
         let (mut models, mut scorers) = (Vec::new(), BTreeMap::new());
         let folders: Vec<_> = match adapters.is_empty() {
             true => vec![(DEFAULT.to_owned(), None)],
             false => adapters.into_iter().map(|adapter| (adapter.name, Some(adapter.path))).collect(),
         };
         for (name, folder) in folders {
-            let opened = Opened::frozen(base.clone(), folder, &place)?;
+            let opened = Opened::frozen(base.clone(), folder, &backend)?;
             let encoder = Arc::clone(&opened.base.encoder);
             let max_length = self.limits.max_length.unwrap_or(usize::MAX).min(opened.base.config.max_length);
             let scorer = Arc::new(opened.into_scorer(Want::MeanAndVariance, &self.scoring)?);

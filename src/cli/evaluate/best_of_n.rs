@@ -112,7 +112,7 @@ impl BestOfN {
     /// What an adapter's posterior says of every pool.
     fn joints(&self, folder: PathBuf, pools: &[Pool]) -> Result<Vec<Joint>> {
         let name = folder.display().to_string();
-        let opened = Opened::frozen(self.base.open()?, Some(folder), &self.scoring.place(&self.base)?)?;
+        let opened = Opened::frozen(self.base.open()?, Some(folder), &self.scoring.backend(&self.base)?)?;
         let digest = self.digest(&opened)?;
         let sequences = encode(&opened.base.encoder, opened.base.config.max_length, pools)?;
         let scorer = opened.into_scorer(Want::MeanAndVariance, &self.scoring)?;
@@ -151,8 +151,8 @@ impl BestOfN {
             let base = BaseArgs { model: Some(folder.to_owned()), ..self.base.clone() };
             return ModelArgs { base, adapter: None }.ready(Want::Mean, &self.scoring);
         }
-        let place = self.scoring.place(&self.base)?;
-        Opened::frozen(self.base.open()?, Some(folder.to_owned()), &place)?.ready(Want::Mean, &self.scoring)
+        let backend = self.scoring.backend(&self.base)?;
+        Opened::frozen(self.base.open()?, Some(folder.to_owned()), &backend)?.ready(Want::Mean, &self.scoring)
     }
 
     /// Gold rewards of every pool: the file's, or the gold adapter's.

@@ -59,7 +59,7 @@ impl MemberArgs {
         let mut members = vec![Arc::new(first)];
         for folder in &self.member {
             let opened =
-                Opened::frozen(model.base.open()?, Some(folder.clone()), &scoring.place(&model.base)?)?;
+                Opened::frozen(model.base.open()?, Some(folder.clone()), &scoring.backend(&model.base)?)?;
             members.push(Arc::new(opened.into_scorer(want, scoring)?));
         }
         Ok(Box::new(Ensemble::new(members)?))
