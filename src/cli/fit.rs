@@ -12,16 +12,17 @@ use crate::{
     Error, Result,
     data::read_pairs,
     fit::{self, Fitted, Options, Size, Tokens, checkpoint::Store},
-    model::{adapter::Adapter, head::Outputs},
+    model::{RewardModel, adapter::Adapter, head::Outputs},
     nn::pack::Packed,
     posterior::{
-        FitConfig, Prior,
+        FitConfig, Form, Posterior, Prior,
         config::{Base, Quantiles},
         fit::{CurvatureKind, Rank},
         store,
     },
-    score::with_variances,
-    train::by_tokens,
+    score::{Embed, Scorer, Sharing, batched, with_variances},
+    text::TokenSeq,
+    train::{Example, by_tokens},
 };
 use candle_core::Tensor;
 use rand::{SeedableRng, seq::SliceRandom};
@@ -240,15 +241,51 @@ impl Fit {
 
     fn quantiles(&self, work: &Work, fitted: &Fitted) -> Result<Option<Quantiles>> {
         let Some(held_out) = &work.held_out else { return Ok(None) };
-        let (opened, all) = (work.opened, held_out.examples.iter().collect::<Vec<_>>());
-        let (mut single, mut difference) = (Vec::new(), Vec::new());
-        for batch in by_tokens(&all, self.batch_tokens) {
-            let alone = Packed::sequences(batch.iter().flat_map(|e| [&e.chosen, &e.rejected]));
-            single.extend(with_variances(&opened.model, &fitted.posterior, &alone, 1)?.1);
-            let pairs = Packed::pairs(batch.iter().map(|e| (&e.chosen, &e.rejected)));
-            difference.extend(with_variances(&opened.model, &fitted.posterior, &pairs, 2)?.1);
-        }
+        let (model, posterior, pairs) = (&work.opened.model, &fitted.posterior, &held_out.examples);
+        let tokens = pairs.iter().map(|e| e.chosen.ids.len() + e.rejected.ids.len()).sum();
+        let mut progress = Progress::new(0, tokens);
+        let (single, difference) = match &posterior.form {
+            Form::Sketch(_) => self.by_vectors(model, posterior, pairs, &mut progress)?,
+            Form::Blocks(_) => self.by_backwards(model, posterior, pairs, &mut progress)?,
+        };
+        progress.finish();
         Ok(Some(Quantiles { single: quantiles_of(single), difference: quantiles_of(difference) }))
+    }
+
+    /// Variances of rewards and of differences: of a sketch, whose vectors have both exactly, by one backward.
+    fn by_vectors(
+        &self,
+        model: &RewardModel,
+        posterior: &Posterior,
+        pairs: &[Example],
+        progress: &mut Progress,
+    ) -> Result<(Vec<f64>, Vec<f64>)> {
+        let scorer = Scorer::new(model.clone(), Some(posterior.clone()), Sharing::Shared);
+        let sides: Vec<TokenSeq> =
+            pairs.iter().flat_map(|e| [e.chosen.clone(), e.rejected.clone()]).collect();
+        let embedded =
+            batched(&sides, self.batch_tokens, |tokens| progress.add(tokens), |batch| scorer.embed(batch))?;
+        let single = embedded.iter().map(|e| e.covariance(e)).collect();
+        Ok((single, embedded.chunks_exact(2).map(|pair| pair[0].difference_variance(&pair[1])).collect()))
+    }
+
+    /// The same of separate blocks, by a backward for each.
+    fn by_backwards(
+        &self,
+        model: &RewardModel,
+        posterior: &Posterior,
+        pairs: &[Example],
+        progress: &mut Progress,
+    ) -> Result<(Vec<f64>, Vec<f64>)> {
+        let (mut single, mut difference) = (Vec::new(), Vec::new());
+        for batch in by_tokens(&pairs.iter().collect::<Vec<_>>(), self.batch_tokens) {
+            let alone = Packed::sequences(batch.iter().flat_map(|e| [&e.chosen, &e.rejected]));
+            single.extend(with_variances(model, posterior, &alone, 1)?.1);
+            let together = Packed::pairs(batch.iter().map(|e| (&e.chosen, &e.rejected)));
+            difference.extend(with_variances(model, posterior, &together, 2)?.1);
+            progress.add(alone.tokens());
+        }
+        Ok((single, difference))
     }
 }
 
