@@ -4,7 +4,7 @@ use super::{
     model::{ModelArgs, Opened},
     output::write_stdout,
     pairs::{Encoded, PairArgs},
-    progress::Progress,
+    progress::{Progress, Unit},
     stop,
     train::{identity, summary},
 };
@@ -12,6 +12,7 @@ use crate::{
     Error, Result,
     data::read_pairs,
     fit::{self, Fitted, Options, Size, Tokens, checkpoint::Store},
+    hub,
     model::adapter::Adapter,
     nn::pack::Packed,
     posterior::{
@@ -103,7 +104,14 @@ impl Fit {
         let (Some(adapter), Some(folder)) = (&opened.adapter, &opened.folder) else {
             return Err(Error::Usage("--adapter: needed, the posterior is over an adapter's weights".into()));
         };
-        let output = self.output.clone().unwrap_or_else(|| folder.join(store::FILE));
+        let output = match &self.output {
+            Some(output) => output.clone(),
+            None if hub::repository(folder).is_some() => {
+                let message = "needed with a model of the hub, else its cache were changed";
+                return Err(Error::Usage(format!("--output: {message}")));
+            }
+            None => folder.join(store::FILE),
+        };
         let (train, held_out) = self.data(&opened)?;
         if held_out.is_none() {
             tracing::warn!(
@@ -193,7 +201,7 @@ impl Fit {
             checkpoints: Some((store, Duration::from_secs(self.checkpoint_seconds))),
             stop: stop::flag(),
         };
-        let mut progress = Progress::new(0, fit.tokens());
+        let mut progress = Progress::new(Unit::Tokens, 0, fit.tokens());
         let fitted = fit.run(&mut |tokens| match tokens {
             Tokens::Saved(tokens) => progress.skip(tokens),
             Tokens::Computed(tokens) => progress.add(tokens),

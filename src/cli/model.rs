@@ -1,14 +1,19 @@
 //! Which model a command works on: `--model`, `--adapter`, or the embedded default.
 
-use super::scoring::{Compute, ScoringArgs};
+use super::{
+    place::{self, Place},
+    scoring::{Compute, ScoringArgs},
+};
 use crate::{
     Error, Result,
+    hub::Kind,
     model::{RewardModel, adapter::Adapter, checkpoint::Checkpoint, head::Outputs},
     posterior::{Posterior, Target, store},
     score::{Scorer, Want},
 };
 use candle_core::{DType, Device};
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -21,9 +26,10 @@ pub const ADAPTER: &str = "default";
 /// Where the base model is.
 #[derive(Debug, Clone, clap::Args)]
 pub struct BaseArgs {
-    /// Base model: a Hugging Face checkpoint folder or a .gguf file [default: the embedded SmolLM2-135M-Instruct]
-    #[arg(long, value_name = "PATH", env = "REWARDEN_MODEL")]
-    pub model: Option<PathBuf>,
+    /// Base model: a Hugging Face checkpoint folder, a .gguf file, or a name on the hub, `org/name[@revision]` [default: the
+    /// embedded SmolLM2-135M-Instruct]
+    #[arg(long, value_name = "PATH|NAME", env = "REWARDEN_MODEL")]
+    pub model: Option<Place>,
     /// Output that is the reward, counted from 0, of a head that has several
     #[arg(long, value_name = "INDEX", env = "REWARDEN_LABEL", conflicts_with = "label_weights")]
     pub label: Option<usize>,
@@ -47,7 +53,7 @@ impl BaseArgs {
     /// Opens the base, and says on standard error what of it is not used.
     pub fn open(&self) -> Result<Checkpoint> {
         let path = match &self.model {
-            Some(path) => path.clone(),
+            Some(place) => place.path(Kind::Checkpoint)?,
             None => Self::embedded_path()?,
         };
         let base = Checkpoint { outputs: self.outputs()?, ..Checkpoint::open(&path)? };
@@ -72,32 +78,34 @@ impl BaseArgs {
 pub struct ModelArgs {
     #[command(flatten)]
     pub base: BaseArgs,
-    /// PEFT LoRA folder [default: the embedded adapter, where `--model` is not given either]
-    #[arg(long, value_name = "[NAME=]PATH", env = "REWARDEN_ADAPTER")]
+    /// PEFT LoRA folder, or one's name on the hub, `org/name[@revision]` [default: the embedded adapter, where `--model` is
+    /// not given either]
+    #[arg(long, value_name = "[NAME=]PATH|NAME", env = "REWARDEN_ADAPTER")]
     pub adapter: Option<NamedAdapter>,
 }
 
-/// `[NAME=]PATH`: an adapter's folder, and the name it is served under, by default the folder's.
+/// `[NAME=]PATH`: where something is, and what it is called, by default as its folder or repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NamedAdapter {
+pub struct Named<T> {
     pub name: String,
-    pub path: PathBuf,
+    pub path: T,
 }
 
-impl FromStr for NamedAdapter {
+/// An adapter, and the name it is served under.
+pub type NamedAdapter = Named<Place>;
+
+impl<T: From<OsString>> FromStr for Named<T> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some((name, path)) = text.split_once('=').filter(|(name, _)| !name.contains('/')) {
             return match name.is_empty() || path.is_empty() {
                 true => Err("expected NAME=PATH or PATH".into()),
-                false => Ok(Self { name: name.into(), path: path.into() }),
+                false => Ok(Self { name: name.into(), path: OsString::from(path).into() }),
             };
         }
-        let path = PathBuf::from(text);
-        let name =
-            path.file_name().map_or_else(|| ADAPTER.into(), |name| name.to_string_lossy().into_owned());
-        Ok(Self { name, path })
+        let name = place::name(Path::new(text)).unwrap_or_else(|| ADAPTER.into());
+        Ok(Self { name, path: OsString::from(text).into() })
     }
 }
 
@@ -121,7 +129,7 @@ impl ModelArgs {
 
     fn folder(&self) -> Result<Option<PathBuf>> {
         Ok(match (&self.adapter, &self.base.model) {
-            (Some(adapter), _) => Some(adapter.path.clone()),
+            (Some(adapter), _) => Some(adapter.path.path(Kind::Adapter)?),
             (None, None) => Some(embedded(ADAPTER)?),
             (None, Some(_)) => None,
         })
@@ -133,7 +141,7 @@ pub fn adapter_folders(base: &BaseArgs, adapters: &[NamedAdapter]) -> Result<Vec
     match (adapters, &base.model) {
         ([], None) => Ok(vec![embedded(ADAPTER)?]),
         ([], Some(_)) => Err(Error::Usage("--adapter: needed with `--model`".into())),
-        (adapters, _) => Ok(adapters.iter().map(|adapter| adapter.path.clone()).collect()),
+        (adapters, _) => adapters.iter().map(|adapter| adapter.path.path(Kind::Adapter)).collect(),
     }
 }
 

@@ -1,6 +1,11 @@
 //! `rewarden score`: items of a file become lines of means, variances and conservative scores.
 
-use super::{model::ModelArgs, output::write_stdout, progress::Progress, scoring::ScoringArgs};
+use super::{
+    model::ModelArgs,
+    output::write_stdout,
+    progress::{Progress, Unit},
+    scoring::ScoringArgs,
+};
 use crate::{
     Error, Result,
     data::lines::{Lines, at_line},
@@ -110,7 +115,7 @@ impl Score {
         let (name, items) = self.read(&encoder, max_length)?;
         let sequences: Vec<TokenSeq> = items.iter().map(|item| item.sequence.clone()).collect();
         let tokens = sequences.iter().map(|sequence| sequence.ids.len()).sum();
-        let mut progress = Progress::new(0, tokens);
+        let mut progress = Progress::new(Unit::Tokens, 0, tokens);
         let done = |tokens| progress.add(tokens);
         let estimates = match &self.vectors {
             Some(path) => self.embed(path, &scorer, &sequences, done)?,

@@ -1,6 +1,11 @@
 //! `rewarden verify`: scores against numbers that are known to be right.
 
-use super::{model::ModelArgs, output::write_stdout, progress::Progress, scoring::ScoringArgs};
+use super::{
+    model::ModelArgs,
+    output::write_stdout,
+    progress::{Progress, Unit},
+    scoring::ScoringArgs,
+};
 use crate::{
     Error, Result,
     data::lines::{Lines, at_line},
@@ -79,7 +84,8 @@ impl Verify {
         if scorer.able(want) != want {
             return Err(Error::file(&self.reference, "variances are given, but the model has no posterior"));
         }
-        let mut progress = Progress::new(0, sequences.iter().map(|sequence| sequence.ids.len()).sum());
+        let mut progress =
+            Progress::new(Unit::Tokens, 0, sequences.iter().map(|sequence| sequence.ids.len()).sum());
         let estimates =
             in_batches(&mut scorer, &sequences, want, self.batch_tokens, |tokens| progress.add(tokens))?;
         progress.finish();

@@ -34,13 +34,15 @@ impl Workspace {
         fs::write(self.path(part), bytes).unwrap();
     }
 
-    /// A command with the program, in this folder, and nothing of the environment's settings.
+    /// A command with the program, in this folder, with nothing of the environment's settings, and without the hub.
     pub fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rewarden"));
         command.current_dir(self.folder.path()).args(arguments.split_whitespace());
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("REWARDEN_")) {
+        let ours = |name: &str| ["REWARDEN_", "HF_", "HUGGINGFACE_"].iter().any(|own| name.starts_with(own));
+        for (name, _) in std::env::vars().filter(|(name, _)| ours(name)) {
             command.env_remove(name);
         }
+        command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", self.path("hf"));
         command
     }
 
