@@ -85,16 +85,18 @@ fn is_there(path: &Path) -> bool {
 }
 
 fn fetch(name: &Name, kind: Kind, settings: &Settings) -> Result<PathBuf> {
-    let mut bar = Progress::new(Unit::Bytes, 0, 0);
+    let mut bar: Option<Progress> = None;
     let folder = hub::fetch(name, kind, settings, |event| match event {
         Event::Missing { files, bytes } => {
-            tracing::info!("{name}: fetching {files} files, {}", HumanBytes(bytes));
-            bar = Progress::new(Unit::Bytes, 0, bytes as usize);
+            let files = if files == 1 { "1 file".into() } else { format!("{files} files") };
+            tracing::info!("{name}: fetching {files}, {}", HumanBytes(bytes));
+            let of_index = bar.replace(Progress::new(Unit::Bytes, 0, bytes as usize));
+            of_index.iter().for_each(Progress::finish);
         }
-        Event::Bytes(bytes) => bar.set(bytes as usize, String::new()),
+        Event::Bytes(bytes) => bar.iter_mut().for_each(|bar| bar.set(bytes as usize, String::new())),
         Event::Answer => {}
     })?;
-    bar.finish();
+    bar.iter().for_each(Progress::finish);
     tracing::info!("{name}: {}", folder.display());
     Ok(folder)
 }

@@ -33,9 +33,10 @@ pub fn cached(name: &Name, kind: Kind, settings: &Settings) -> Result<PathBuf> {
     match (folder, whole) {
         (Some(folder), Ok(())) => Ok(folder),
         (_, whole) => {
-            let message = whole.err().unwrap_or_else(|| "it is not there".into());
+            let message = whole.err().unwrap_or_else(|| "the revision is not there".into());
             let place = settings.cache.display();
-            Err(name.error(format!("in the cache ({place}), which alone is looked at offline: {message}")))
+            let why = "which alone is looked at with `HF_HUB_OFFLINE`";
+            Err(name.error(format!("neither a path here nor whole in the cache ({place}), {why}: {message}")))
         }
     }
 }

@@ -38,8 +38,11 @@ impl Workspace {
     pub fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rewarden"));
         command.current_dir(self.folder.path()).args(arguments.split_whitespace());
-        let ours = |name: &str| ["REWARDEN_", "HF_", "HUGGINGFACE_"].iter().any(|own| name.starts_with(own));
-        for (name, _) in std::env::vars().filter(|(name, _)| ours(name)) {
+        let setting = |name: &str| {
+            let begins = ["REWARDEN_", "HF_", "HUGGINGFACE_"].iter().any(|start| name.starts_with(start));
+            begins || name.to_uppercase().ends_with("_PROXY")
+        };
+        for (name, _) in std::env::vars().filter(|(name, _)| setting(name)) {
             command.env_remove(name);
         }
         command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", self.path("hf"));
