@@ -159,7 +159,10 @@ fn offline_what_is_missing_is_named() {
     let (workspace, hub) = hub("llama-0");
     assert_says(
         &workspace.fail(NAMED),
-        &["org/base@main: in the cache (", "`HF_HUB_OFFLINE`: model.safetensors is not there"],
+        &[
+            "org/base@main: neither a path here nor whole in the cache (",
+            "`HF_HUB_OFFLINE`: model.safetensors is not there",
+        ],
     );
     online(&workspace, &hub, "render --model org/base --input inputs.jsonl");
     assert!(!hub.take().iter().any(|request| request.contains("safetensors")), "its weights are not read");
