@@ -1,8 +1,8 @@
 //! Models on the Hugging Face hub, by name: `org/name[@revision]`.
 //!
-//! A [`Name`] becomes a folder of the cache that the Python client keeps too: [`fetch`] fills it from the hub, [`cached`] finds
-//! what is in it already. What a checkpoint or an adapter needs is in [`Kind::files`]: tensors from safetensors only, since to
-//! read a pickle is to run it. Everything that the hub says is checked before it becomes a path.
+//! A [`Name`] becomes a folder of the cache that the Python client keeps too: [`fetch()`] fills it from the hub, [`cached`] finds
+//! what is in it already. What is read depends on its [`Kind`]: tensors from safetensors only, since to read a pickle is to run
+//! it. Everything that the hub says is checked before it becomes a path.
 
 use crate::Error;
 use std::{fmt, str::FromStr};
