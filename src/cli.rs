@@ -18,6 +18,7 @@ pub mod inspect;
 pub mod model;
 pub mod output;
 pub mod pairs;
+pub mod place;
 mod progress;
 pub mod render;
 pub mod score;

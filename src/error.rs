@@ -20,6 +20,9 @@ pub enum Error {
     /// A line (counted from 1) of a JSONL file, or a row of a Parquet file, is wrong.
     #[error("{}:{line}: {message}", path.display())]
     Line { path: PathBuf, line: usize, message: String },
+    /// A model on the hub, `org/name@revision`, or a file of it, cannot be had.
+    #[error("{name}: {message}")]
+    Hub { name: String, message: String },
     /// A field of a request or item is missing or invalid.
     #[error("{field}: {message}")]
     Field { field: String, message: String },

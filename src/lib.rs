@@ -17,6 +17,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`hub`] | models on the Hugging Face hub, by name |
 //! | [`data`] | preference pairs and items from files |
 //! | [`train`] | LoRA training on pairs, with checkpoints |
 //! | [`fit`] | the two passes that fit a posterior, with checkpoints |
@@ -45,6 +46,7 @@ pub mod evaluate;
 pub mod fidelity;
 pub mod fit;
 pub mod http;
+pub mod hub;
 pub mod item;
 pub mod model;
 pub mod nn;

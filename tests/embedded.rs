@@ -138,7 +138,12 @@ impl Served {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("REWARDEN_")) {
             command.env_remove(name);
         }
-        let mut program = command.args(["serve", "--port", "0"]).stderr(Stdio::piped()).spawn().unwrap();
+        let mut program = command
+            .env("HF_HUB_OFFLINE", "1")
+            .args(["serve", "--port", "0"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut log = BufReader::new(program.stderr.take().unwrap()).lines().map(Result::unwrap);
         let address = log.find_map(|line| {
             let address = line.split_once("listening on ")?.1;

@@ -4,7 +4,7 @@ use super::{
     model::{ModelArgs, Opened},
     output::write_stdout,
     pairs::{Encoded, PairArgs},
-    progress::Progress,
+    progress::{Progress, Unit},
     stop,
     train::{identity, summary},
 };
@@ -12,6 +12,7 @@ use crate::{
     Error, Result,
     data::read_pairs,
     fit::{self, Fitted, Options, Size, Tokens, checkpoint::Store},
+    hub,
     model::{RewardModel, adapter::Adapter, head::Outputs},
     nn::pack::Packed,
     posterior::{
@@ -104,7 +105,14 @@ impl Fit {
         let (Some(adapter), Some(folder)) = (&opened.adapter, &opened.folder) else {
             return Err(Error::Usage("--adapter: needed, the posterior is over an adapter's weights".into()));
         };
-        let output = self.output.clone().unwrap_or_else(|| folder.join(store::FILE));
+        let output = match &self.output {
+            Some(output) => output.clone(),
+            None if hub::repository(folder).is_some() => {
+                let message = "needed with a model of the hub, else its cache were changed";
+                return Err(Error::Usage(format!("--output: {message}")));
+            }
+            None => folder.join(store::FILE),
+        };
         let (train, held_out) = self.data(&opened)?;
         if held_out.is_none() {
             tracing::warn!(
@@ -194,7 +202,7 @@ impl Fit {
             checkpoints: Some((store, Duration::from_secs(self.checkpoint_seconds))),
             stop: stop::flag(),
         };
-        let mut progress = Progress::new(0, fit.tokens());
+        let mut progress = Progress::new(Unit::Tokens, 0, fit.tokens());
         let fitted = fit.run(&mut |tokens| match tokens {
             Tokens::Saved(tokens) => progress.skip(tokens),
             Tokens::Computed(tokens) => progress.add(tokens),
@@ -243,7 +251,7 @@ impl Fit {
         let Some(held_out) = &work.held_out else { return Ok(None) };
         let (model, posterior, pairs) = (&work.opened.model, &fitted.posterior, &held_out.examples);
         let tokens = pairs.iter().map(|e| e.chosen.ids.len() + e.rejected.ids.len()).sum();
-        let mut progress = Progress::new(0, tokens);
+        let mut progress = Progress::new(Unit::Tokens, 0, tokens);
         let (single, difference) = match &posterior.form {
             Form::Sketch(_) => self.by_vectors(model, posterior, pairs, &mut progress)?,
             Form::Blocks(_) => self.by_backwards(model, posterior, pairs, &mut progress)?,

@@ -3,9 +3,11 @@
 use super::{
     model::{ADAPTER, BaseArgs, embedded},
     output::write_stdout,
+    place::Place,
 };
 use crate::{
     Error, Result,
+    hub::Kind,
     model::{
         ACTIVATION_BYTES,
         adapter::Adapter,
@@ -30,10 +32,11 @@ const SINGLE: usize = 4;
 /// Flags of `rewarden inspect`.
 #[derive(Debug, clap::Args)]
 pub struct Inspect {
-    /// Checkpoints (folders, .gguf files), adapters (PEFT folders) and posteriors (.safetensors files): adapters are held against the
-    /// first checkpoint, posteriors against the adapter before them [default: the embedded model]
-    #[arg(value_name = "PATH")]
-    paths: Vec<PathBuf>,
+    /// Checkpoints (folders, .gguf files), adapters (PEFT folders), names of either on the hub (`org/name[@revision]`), and
+    /// posteriors (.safetensors files): adapters are held against the first checkpoint, posteriors against the adapter before
+    /// them [default: the embedded model]
+    #[arg(value_name = "PATH|NAME")]
+    paths: Vec<Place>,
     /// Prints JSON instead of tables
     #[arg(long, env = "REWARDEN_JSON")]
     json: bool,
@@ -65,7 +68,7 @@ impl Inspect {
     pub fn run(self) -> Result<()> {
         let paths = match self.paths.is_empty() {
             true => vec![BaseArgs::embedded_path()?, embedded(ADAPTER)?],
-            false => self.paths.clone(),
+            false => self.paths.iter().map(|place| place.path(Kind::Either)).collect::<Result<_>>()?,
         };
         let (mut opened, mut sections) = (Opened::default(), Vec::new());
         for path in paths {
@@ -84,7 +87,6 @@ impl Found {
             () if CrossEncoder::is_one(path) => Ok(Self::CrossEncoder),
             () if holds("config.json") || ends("gguf") => Ok(Self::Checkpoint),
             () if ends("safetensors") => Ok(Self::Posterior),
-            () if !path.exists() => Err(Error::file(path, "not there")),
             () => {
                 let hint =
                     "hint: a folder with config.json or adapter_config.json, a .gguf file, or a posterior";

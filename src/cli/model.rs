@@ -2,10 +2,12 @@
 
 use super::{
     device::DeviceChoice,
+    place::{self, Place},
     scoring::{Backend, Compute, ScoringArgs},
 };
 use crate::{
     Error, Result,
+    hub::Kind,
     model::{
         RewardModel, adapter::Adapter, checkpoint::Checkpoint, cross_encoder::CrossEncoder, head::Outputs,
     },
@@ -15,6 +17,7 @@ use crate::{
 };
 use candle_core::{DType, Device};
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
@@ -28,9 +31,10 @@ pub const ADAPTER: &str = "default";
 /// Where the base model is.
 #[derive(Debug, Clone, clap::Args)]
 pub struct BaseArgs {
-    /// Base model: a Hugging Face checkpoint folder or a .gguf file [default: the embedded SmolLM2-135M-Instruct]
-    #[arg(long, value_name = "PATH", env = "REWARDEN_MODEL")]
-    pub model: Option<PathBuf>,
+    /// Base model: a Hugging Face checkpoint folder, a .gguf file, or a name on the hub, `org/name[@revision]` [default: the
+    /// embedded SmolLM2-135M-Instruct]
+    #[arg(long, value_name = "PATH|NAME", env = "REWARDEN_MODEL")]
+    pub model: Option<Place>,
     /// Where to compute: `cpu`, `cuda:N` or `metal`, where the program was built for it, or `auto`
     #[arg(long, default_value_t = DeviceChoice::Auto, env = "REWARDEN_DEVICE")]
     pub device: DeviceChoice,
@@ -57,7 +61,7 @@ impl BaseArgs {
     /// Opens the base, and says on standard error what of it is not used.
     pub fn open(&self) -> Result<Checkpoint> {
         let path = match &self.model {
-            Some(path) => path.clone(),
+            Some(place) => place.path(Kind::Checkpoint)?,
             None => Self::embedded_path()?,
         };
         let base = Checkpoint { outputs: self.outputs()?, ..Checkpoint::open(&path)? };
@@ -67,14 +71,16 @@ impl BaseArgs {
 
     /// Opens the base as a cross-encoder, where it is one.
     pub fn cross_encoder(&self, scoring: &ScoringArgs) -> Result<Option<CrossEncoder>> {
-        let Some(path) = self.model.as_ref().filter(|path| CrossEncoder::is_one(path)) else {
+        let Some(place) = &self.model else { return Ok(None) };
+        let path = place.path(Kind::Checkpoint)?;
+        if !CrossEncoder::is_one(&path) {
             return Ok(None);
-        };
+        }
         let Backend { device, dtype } = scoring.backend(self)?;
         if scoring.compute != Compute::F32 {
             return Err(Error::Usage(format!("--compute: a cross-encoder computes in f32, not {dtype:?}")));
         }
-        CrossEncoder::open(path, &self.outputs()?, &device).map(Some)
+        CrossEncoder::open(&path, &self.outputs()?, &device).map(Some)
     }
 
     /// Opens the device.
@@ -99,32 +105,34 @@ impl BaseArgs {
 pub struct ModelArgs {
     #[command(flatten)]
     pub base: BaseArgs,
-    /// PEFT LoRA folder [default: the embedded adapter, where `--model` is not given either]
-    #[arg(long, value_name = "[NAME=]PATH", env = "REWARDEN_ADAPTER")]
+    /// PEFT LoRA folder, or one's name on the hub, `org/name[@revision]` [default: the embedded adapter, where `--model` is
+    /// not given either]
+    #[arg(long, value_name = "[NAME=]PATH|NAME", env = "REWARDEN_ADAPTER")]
     pub adapter: Option<NamedAdapter>,
 }
 
-/// `[NAME=]PATH`: an adapter's folder, and the name it is served under, by default the folder's.
+/// `[NAME=]PATH`: where something is, and what it is called, by default as its folder or repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NamedAdapter {
+pub struct Named<T> {
     pub name: String,
-    pub path: PathBuf,
+    pub path: T,
 }
 
-impl FromStr for NamedAdapter {
+/// An adapter, and the name it is served under.
+pub type NamedAdapter = Named<Place>;
+
+impl<T: From<OsString>> FromStr for Named<T> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some((name, path)) = text.split_once('=').filter(|(name, _)| !name.contains('/')) {
             return match name.is_empty() || path.is_empty() {
                 true => Err("expected NAME=PATH or PATH".into()),
-                false => Ok(Self { name: name.into(), path: path.into() }),
+                false => Ok(Self { name: name.into(), path: OsString::from(path).into() }),
             };
         }
-        let path = PathBuf::from(text);
-        let name =
-            path.file_name().map_or_else(|| ADAPTER.into(), |name| name.to_string_lossy().into_owned());
-        Ok(Self { name, path })
+        let name = place::name(Path::new(text)).unwrap_or_else(|| ADAPTER.into());
+        Ok(Self { name, path: OsString::from(text).into() })
     }
 }
 
@@ -176,7 +184,7 @@ impl ModelArgs {
 
     fn folder(&self) -> Result<Option<PathBuf>> {
         Ok(match (&self.adapter, &self.base.model) {
-            (Some(adapter), _) => Some(adapter.path.clone()),
+            (Some(adapter), _) => Some(adapter.path.path(Kind::Adapter)?),
             (None, None) => Some(embedded(ADAPTER)?),
             (None, Some(_)) => None,
         })
@@ -188,7 +196,7 @@ pub fn adapter_folders(base: &BaseArgs, adapters: &[NamedAdapter]) -> Result<Vec
     match (adapters, &base.model) {
         ([], None) => Ok(vec![embedded(ADAPTER)?]),
         ([], Some(_)) => Err(Error::Usage("--adapter: needed with `--model`".into())),
-        (adapters, _) => Ok(adapters.iter().map(|adapter| adapter.path.clone()).collect()),
+        (adapters, _) => adapters.iter().map(|adapter| adapter.path.path(Kind::Adapter)).collect(),
     }
 }
 

@@ -6,12 +6,38 @@ use std::time::{Duration, Instant};
 /// Between two lines, where there is no terminal.
 const EVERY: Duration = Duration::from_secs(30);
 
-/// Progress in tokens.
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    Tokens,
+    Bytes,
+}
+
+impl Unit {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tokens => "tokens",
+            Self::Bytes => "bytes",
+        }
+    }
+
+    fn template(self) -> &'static str {
+        match self {
+            Self::Tokens => "{bar:30} {human_pos}/{human_len} tokens, {per_sec}, {eta} left {msg}",
+            Self::Bytes => {
+                "{bar:30} {binary_bytes}/{binary_total_bytes}, {binary_bytes_per_sec}, {eta} left {msg}"
+            }
+        }
+    }
+}
+
+/// Progress in tokens or bytes.
 #[derive(Debug)]
 pub struct Progress {
+    unit: Unit,
     bar: ProgressBar,
     started: Instant,
-    /// Tokens that were there at the start: they say nothing about the speed.
+    /// What was there at the start: it says nothing about the speed.
     before: usize,
     done: usize,
     all: usize,
@@ -21,32 +47,30 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of `all` tokens, `before` of them computed in an earlier run.
-    pub fn new(before: usize, all: usize) -> Self {
-        let style = ProgressStyle::with_template(
-            "{bar:30} {human_pos}/{human_len} tokens, {per_sec}, {eta} left {msg}",
-        );
+    /// Of `all` tokens or bytes, `before` of them from an earlier run.
+    pub fn new(unit: Unit, before: usize, all: usize) -> Self {
+        let style = ProgressStyle::with_template(unit.template());
         let bar = ProgressBar::new(all as u64).with_position(before as u64);
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.reset_eta();
         let started = Instant::now();
         let line = bar.is_hidden().then_some(started);
-        Self { bar, started, before, done: before, all, message: String::new(), line }
+        Self { unit, bar, started, before, done: before, all, message: String::new(), line }
     }
 
-    /// More tokens are done.
-    pub fn add(&mut self, tokens: usize) {
-        self.set(self.done + tokens, String::new());
+    /// So much more is done.
+    pub fn add(&mut self, more: usize) {
+        self.set(self.done + more, String::new());
     }
 
-    /// Tokens computed in an earlier run.
-    pub fn skip(&mut self, tokens: usize) {
-        self.before += tokens;
-        self.add(tokens);
+    /// So much was done in an earlier run.
+    pub fn skip(&mut self, more: usize) {
+        self.before += more;
+        self.add(more);
         self.bar.reset_eta();
     }
 
-    /// So many tokens are done in all; `message` says more, a step or a loss.
+    /// So much is done in all; `message` says more, a step or a loss.
     pub fn set(&mut self, done: usize, message: String) {
         (self.done, self.message) = (done, message);
         self.bar.set_position(done as u64);
@@ -69,8 +93,8 @@ impl Progress {
             true => String::new(),
             false => format!("{}, ", self.message),
         };
-        let (done, all, left) = (self.done, self.all, time(left));
-        format!("{message}{done}/{all} tokens, {per_second:.0} tokens/s, {left} left")
+        let (done, all, unit, left) = (self.done, self.all, self.unit.name(), time(left));
+        format!("{message}{done}/{all} {unit}, {per_second:.0} {unit}/s, {left} left")
     }
 }
 
@@ -88,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_line_says_how_far_and_how_long() {
-        let mut progress = Progress::new(100, 1000);
+        let mut progress = Progress::new(Unit::Tokens, 100, 1000);
         progress.set(300, "step 3/10, loss 0.5".into());
         let line = progress.describe(Duration::from_secs(4));
         assert_eq!(line, "step 3/10, loss 0.5, 300/1000 tokens, 50 tokens/s, 14 s left");
@@ -100,6 +124,6 @@ mod tests {
 
     #[test]
     fn nothing_done_is_no_division_by_zero() {
-        assert!(Progress::new(0, 10).describe(Duration::ZERO).contains("0/10 tokens, 0 tokens/s"));
+        assert!(Progress::new(Unit::Bytes, 0, 10).describe(Duration::ZERO).contains("0/10 bytes, 0 bytes/s"));
     }
 }

@@ -1,9 +1,10 @@
 //! `rewarden render`: what a model sees of an item: the templated text, its tokens, and the one that is pooled.
 
-use super::{model::BaseArgs, output::write_stdout};
+use super::{model::BaseArgs, output::write_stdout, place::Place};
 use crate::{
     Result,
     data::lines::{Lines, at_line},
+    hub::Kind,
     item::{Id, Item},
     model::checkpoint::Checkpoint,
     text::Limit,
@@ -14,9 +15,10 @@ use std::path::PathBuf;
 /// Flags of `rewarden render`.
 #[derive(Debug, clap::Args)]
 pub struct Render {
-    /// Base model: a Hugging Face checkpoint folder or a .gguf file, of which the weights are not read [default: the embedded one]
-    #[arg(long, value_name = "PATH", env = "REWARDEN_MODEL")]
-    model: Option<PathBuf>,
+    /// Base model: a Hugging Face checkpoint folder, a .gguf file, or a name on the hub, `org/name[@revision]`; its weights are
+    /// neither read nor fetched [default: the embedded one]
+    #[arg(long, value_name = "PATH|NAME", env = "REWARDEN_MODEL")]
+    model: Option<Place>,
     /// Items, one JSON object a line, plain or gzipped; `-` is standard input
     #[arg(long, value_name = "FILE", env = "REWARDEN_INPUT")]
     input: PathBuf,
@@ -41,7 +43,7 @@ impl Render {
     /// Renders every item; an item that is refused is a line with its error.
     pub fn run(self) -> Result<()> {
         let path = match self.model {
-            Some(path) => path,
+            Some(place) => place.path(Kind::Text)?,
             None => BaseArgs::embedded_path()?,
         };
         let encoder = Checkpoint::encoder(&path)?;

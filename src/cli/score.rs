@@ -3,7 +3,7 @@
 use super::{
     model::{ModelArgs, Ready},
     output::write_stdout,
-    progress::Progress,
+    progress::{Progress, Unit},
     scoring::ScoringArgs,
 };
 use crate::{
@@ -112,7 +112,7 @@ impl Score {
         let (name, items) = self.read(&encoder, max_length)?;
         let sequences: Vec<TokenSeq> = items.iter().map(|item| item.sequence.clone()).collect();
         let tokens = sequences.iter().map(|sequence| sequence.ids.len()).sum();
-        let mut progress = Progress::new(0, tokens);
+        let mut progress = Progress::new(Unit::Tokens, 0, tokens);
         let done = |tokens| progress.add(tokens);
         let estimates = match &self.vectors {
             Some(path) => self.embed(path, scorer.as_ref(), &sequences, done)?,

@@ -8,6 +8,7 @@ use crate::{
     Error, Result,
     engine::{self, Engine, registry::Model},
     http::{self, App},
+    hub::Kind,
     score::{Scorer, Want, ensemble::Ensemble},
     telemetry::metrics::Metrics,
 };
@@ -29,8 +30,9 @@ const DEFAULT: &str = "default";
 pub struct Serve {
     #[command(flatten)]
     base: BaseArgs,
-    /// PEFT LoRA folder, served under its name [default: the folder's]; repeatable, the first is the default model
-    #[arg(long, value_name = "[NAME=]PATH", env = "REWARDEN_ADAPTER", value_delimiter = ',')]
+    /// PEFT LoRA folder, or one's name on the hub, `org/name[@revision]`, served under its name [default: the folder's or the
+    /// repository's]; repeatable, the first is the default model
+    #[arg(long, value_name = "[NAME=]PATH|NAME", env = "REWARDEN_ADAPTER", value_delimiter = ',')]
     adapter: Vec<NamedAdapter>,
     /// Several of the adapters as one model, whose variance is the mean of theirs and what their means differ by; repeatable
     #[arg(long, value_name = "NAME=A,B,..", env = "REWARDEN_ENSEMBLE", value_delimiter = ';')]
@@ -121,7 +123,8 @@ impl Serve {
     fn models(&self) -> Result<Vec<Model>> {
         let mut adapters = self.adapter.clone();
         if adapters.is_empty() && self.base.model.is_none() {
-            adapters.push(NamedAdapter { name: DEFAULT.into(), path: embedded(super::model::ADAPTER)? });
+            let path = embedded(super::model::ADAPTER)?.into();
+            adapters.push(NamedAdapter { name: DEFAULT.into(), path });
         }
         if let Some(model) = self.base.cross_encoder(&self.scoring)? {
             if !adapters.is_empty() || !self.ensemble.is_empty() {
@@ -131,9 +134,10 @@ impl Serve {
         }
         let (base, backend) = (self.base.open()?, self.scoring.backend(&self.base)?);
         let (mut models, mut scorers) = (Vec::new(), BTreeMap::new());
-        let folders: Vec<_> = match adapters.is_empty() {
+        let folder = |NamedAdapter { name, path }| Ok((name, Some(path.path(Kind::Adapter)?)));
+        let folders = match adapters.is_empty() {
             true => vec![(DEFAULT.to_owned(), None)],
-            false => adapters.into_iter().map(|adapter| (adapter.name, Some(adapter.path))).collect(),
+            false => adapters.into_iter().map(folder).collect::<Result<_>>()?,
         };
         for (name, folder) in folders {
             let opened = Opened::frozen(base.clone(), folder, &backend)?;
@@ -226,6 +230,7 @@ async fn stop_signal() {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use std::path::PathBuf;
 
     use super::*;
 
@@ -268,10 +273,13 @@ mod tests {
     #[test]
     fn adapters_are_named_or_take_their_folders_name() {
         let parse = |text: &str| text.parse::<NamedAdapter>();
-        let named = |name: &str, path: &str| Ok(NamedAdapter { name: name.into(), path: path.into() });
+        let named =
+            |name: &str, path: &str| Ok(NamedAdapter { name: name.into(), path: PathBuf::from(path).into() });
         assert_eq!(parse("mine=/a/b"), named("mine", "/a/b"));
         assert_eq!(parse("/a/b"), named("b", "/a/b"));
         assert_eq!(parse("/a=1/b"), named("b", "/a=1/b"));
+        assert_eq!(parse("org/judge@v1"), named("judge", "org/judge@v1"));
+        assert_eq!(parse("mine=org/judge@v1"), named("mine", "org/judge@v1"));
         assert!(parse("=x").is_err() && parse("x=").is_err());
     }
 }

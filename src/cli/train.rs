@@ -4,12 +4,14 @@ use super::{
     model::BaseArgs,
     output::write_stdout,
     pairs::{Encoded, PairArgs, of_sources},
-    progress::Progress,
+    place::Place,
+    progress::{Progress, Unit},
     stop,
 };
 use crate::{
     Error, Result,
     data::Pair,
+    hub::Kind,
     model::{
         RewardModel,
         adapter::Adapter,
@@ -44,9 +46,10 @@ pub struct Train {
     /// Folder for the adapter, in PEFT's layout
     #[arg(long, value_name = "DIR", env = "REWARDEN_OUTPUT")]
     output: PathBuf,
-    /// Starts from this PEFT LoRA folder, with its rank and targets, instead of from fresh weights
-    #[arg(long, value_name = "DIR", env = "REWARDEN_ADAPTER")]
-    adapter: Option<PathBuf>,
+    /// Starts from this PEFT LoRA folder, or one's name on the hub, `org/name[@revision]`, with its rank and targets, instead of
+    /// from fresh weights
+    #[arg(long, value_name = "DIR|NAME", env = "REWARDEN_ADAPTER")]
+    adapter: Option<Place>,
     /// Goes on from the checkpoint in `--output`, with the losses it would have had without the interruption
     #[arg(long, env = "REWARDEN_RESUME")]
     resume: bool,
@@ -98,7 +101,7 @@ impl Train {
     fn first_seed(&self) -> Result<Option<u64>> {
         match &self.adapter {
             None => Ok(Some(self.options.seed)),
-            Some(folder) => initial_seed(folder),
+            Some(place) => initial_seed(&place.path(Kind::Adapter)?),
         }
     }
 
@@ -132,8 +135,9 @@ impl Train {
         let fresh = |spec| Adapter::init(spec, &base.config, self.options.seed);
         match &self.adapter {
             None => fresh(self.lora.spec()?),
-            Some(folder) => {
-                let adapter = Adapter::load(folder, &base.config)?;
+            Some(place) => {
+                let folder = place.path(Kind::Adapter)?;
+                let adapter = Adapter::load(&folder, &base.config)?;
                 if let Some(name) = adapter.fixed().next() {
                     let message = format!("{name}: only plain updates and the head can be trained on");
                     return Err(Error::file(folder, message));
@@ -180,7 +184,7 @@ impl Train {
         Ok(json!({
             "seed": o.seed, "rank": spec.rank, "alpha": spec.alpha, "rslora": spec.rslora,
             "targets": spec.targets.iter().map(|target| target.name()).collect::<Vec<_>>(),
-            "started_from": self.adapter, "epochs": o.epochs, "learning_rate": o.learning_rate, "warm_up": o.warm_up,
+            "started_from": self.adapter.as_ref().map(Place::given), "epochs": o.epochs, "learning_rate": o.learning_rate, "warm_up": o.warm_up,
             "batch_size": o.batch_size, "max_tokens": o.max_tokens, "weight_decay": o.weight_decay,
             "max_gradient_norm": o.max_gradient_norm, "centring": o.centring, "constructed": o.constructed,
             "constructed_exclude_source": o.constructed_exclude_source,
@@ -196,7 +200,7 @@ impl Train {
 /// Does the run's steps and shows its progress.
 fn execute(run: Run, records: Vec<Record>) -> Result<Outcome> {
     let (steps, tokens) = (run.plan.0.len(), run.plan.tokens(run.examples, 0));
-    let mut progress = Progress::new(records.last().map_or(0, |record| record.tokens), tokens);
+    let mut progress = Progress::new(Unit::Tokens, records.last().map_or(0, |record| record.tokens), tokens);
     let outcome = run.execute(records, &mut |records| {
         let (step, loss) = (records.len(), recent_loss(records));
         let tokens = records.last().map_or(0, |record| record.tokens);

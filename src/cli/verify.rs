@@ -1,6 +1,11 @@
 //! `rewarden verify`: scores against numbers that are known to be right.
 
-use super::{model::ModelArgs, output::write_stdout, progress::Progress, scoring::ScoringArgs};
+use super::{
+    model::ModelArgs,
+    output::write_stdout,
+    progress::{Progress, Unit},
+    scoring::ScoringArgs,
+};
 use crate::{
     Error, Result,
     data::lines::{Lines, at_line},
@@ -78,7 +83,8 @@ impl Verify {
         if ready.able(want) != want {
             return Err(Error::file(&self.reference, "variances are given, but the model has no posterior"));
         }
-        let mut progress = Progress::new(0, sequences.iter().map(|sequence| sequence.ids.len()).sum());
+        let tokens = sequences.iter().map(|sequence| sequence.ids.len()).sum();
+        let mut progress = Progress::new(Unit::Tokens, 0, tokens);
         let estimates = in_batches(ready.scorer.as_mut(), &sequences, want, self.batch_tokens, |tokens| {
             progress.add(tokens)
         })?;

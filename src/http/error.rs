@@ -135,6 +135,7 @@ impl From<Error> for ApiError {
             Error::Io { .. }
             | Error::File { .. }
             | Error::Line { .. }
+            | Error::Hub { .. }
             | Error::Usage(_)
             | Error::Compute(_) => {
                 tracing::error!(cause = message, "request failed");

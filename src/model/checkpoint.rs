@@ -9,7 +9,7 @@ use super::{
     cross_encoder::CrossEncoder,
     head::{Head, Outputs},
 };
-use crate::{Error, Result, text::Encoder};
+use crate::{Error, Result, hub, text::Encoder};
 use candle_core::{DType, Tensor};
 use std::{
     collections::BTreeMap,
@@ -21,13 +21,15 @@ pub(super) mod folder;
 mod gguf;
 pub(crate) mod tensors;
 
+pub(crate) use folder::{INDEX, WHOLE, shards};
+
 /// The head's names in a checkpoint.
 pub(super) const HEAD: [&str; 2] = ["score.weight", "score.bias"];
 
 /// A base model, checked.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
-    /// Last part of the path, less `.gguf`.
+    /// Last part of the path, less `.gguf`; of a folder of the hub's cache, that of the repository.
     pub name: String,
     pub config: Config,
     pub encoder: Arc<Encoder>,
@@ -75,6 +77,9 @@ fn is_gguf(path: &Path) -> bool {
 
 fn name_of(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if let Some(repository) = hub::repository(&path) {
+        return repository.rsplit('/').next().unwrap_or(&repository).to_owned();
+    }
     let name = path.file_name().map_or_else(|| "base".into(), |name| name.to_string_lossy().into_owned());
     name.strip_suffix(".gguf").map_or(name.clone(), str::to_owned)
 }
@@ -139,6 +144,10 @@ mod tests {
             ("models/Llama-3.1-8B/", "Llama-3.1-8B"),
             ("SmolLM2-135M-Instruct.Q4_1.gguf", "SmolLM2-135M-Instruct.Q4_1"),
             ("/", "base"),
+            (
+                "/c/models--org--Llama-3.1-8B/snapshots/0123456789abcdef0123456789abcdef01234567",
+                "Llama-3.1-8B",
+            ),
         ] {
             assert_eq!(name_of(Path::new(path)), want);
         }

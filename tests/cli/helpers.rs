@@ -34,13 +34,18 @@ impl Workspace {
         fs::write(self.path(part), bytes).unwrap();
     }
 
-    /// A command with the program, in this folder, and nothing of the environment's settings.
+    /// A command with the program, in this folder, with nothing of the environment's settings, and without the hub.
     pub fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rewarden"));
         command.current_dir(self.folder.path()).args(arguments.split_whitespace());
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("REWARDEN_")) {
+        let setting = |name: &str| {
+            let begins = ["REWARDEN_", "HF_", "HUGGINGFACE_"].iter().any(|start| name.starts_with(start));
+            begins || name.to_uppercase().ends_with("_PROXY")
+        };
+        for (name, _) in std::env::vars().filter(|(name, _)| setting(name)) {
             command.env_remove(name);
         }
+        command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", self.path("hf"));
         command
     }
 

@@ -5,6 +5,7 @@ mod compute;
 mod data;
 mod evaluate;
 mod helpers;
+mod hub;
 mod inspect;
 mod interrupted;
 mod malformed;

@@ -9,7 +9,8 @@ use crate::{
     Error, Result,
     cli::{
         model::{BaseArgs, ModelArgs, NamedAdapter, Opened, Ready, adapter_folders},
-        progress::Progress,
+        place::Place,
+        progress::{Progress, Unit},
         scoring::ScoringArgs,
     },
     data::pools::{Pool, read_pools},
@@ -18,6 +19,7 @@ use crate::{
         over_optimisation::{Seen, compare},
         select,
     },
+    hub::Kind,
     model::cross_encoder::CrossEncoder,
     score::{Embed, Score, Want, batched, in_batches},
     text::{Encoder, Limit, TokenSeq},
@@ -33,13 +35,13 @@ const BATCH_TOKENS: usize = 4096;
 pub struct BestOfN {
     #[command(flatten)]
     base: BaseArgs,
-    /// Proxies: PEFT LoRA folders with their posteriors, all on the same base; several make an ensemble as well; repeatable
-    /// [default: the embedded adapter]
-    #[arg(long, value_name = "[NAME=]PATH", env = "REWARDEN_ADAPTER", value_delimiter = ',')]
+    /// Proxies: PEFT LoRA folders with their posteriors, or names on the hub, all on the same base; several make an ensemble as
+    /// well; repeatable [default: the embedded adapter]
+    #[arg(long, value_name = "[NAME=]PATH|NAME", env = "REWARDEN_ADAPTER", value_delimiter = ',')]
     adapter: Vec<NamedAdapter>,
     /// Adapter or cross-encoder whose rewards are the gold, where the file has none
-    #[arg(long, value_name = "PATH", env = "REWARDEN_GOLD")]
-    gold: Option<PathBuf>,
+    #[arg(long, value_name = "PATH|NAME", env = "REWARDEN_GOLD")]
+    gold: Option<Place>,
     /// Pools: JSONL, gzipped or not, with `prompt`, `responses` and, where it is known, `gold`
     #[arg(long, value_name = "FILE", env = "REWARDEN_DATA")]
     data: PathBuf,
@@ -148,7 +150,7 @@ impl BestOfN {
     /// The adapter on the base, or a cross-encoder.
     fn gold_model(&self, folder: &Path) -> Result<Ready> {
         if CrossEncoder::is_one(folder) {
-            let base = BaseArgs { model: Some(folder.to_owned()), ..self.base.clone() };
+            let base = BaseArgs { model: Some(folder.to_owned().into()), ..self.base.clone() };
             return ModelArgs { base, adapter: None }.ready(Want::Mean, &self.scoring);
         }
         let backend = self.scoring.backend(&self.base)?;
@@ -157,10 +159,10 @@ impl BestOfN {
 
     /// Gold rewards of every pool: the file's, or the gold adapter's.
     fn gold(&self, pools: &[Pool]) -> Result<Vec<Vec<f64>>> {
-        let Some(folder) = &self.gold else {
+        let Some(place) = &self.gold else {
             return Ok(pools.iter().map(|pool| pool.gold.clone().unwrap_or_default()).collect());
         };
-        let ready = self.gold_model(folder)?;
+        let ready = self.gold_model(&place.path(Kind::Either)?)?;
         let (sequences, mut scorer) = (encode(&ready.encoder, ready.max_length, pools)?, ready.scorer);
         let mut bar = progress(&sequences);
         let gold = sequences.iter().map(|pool| means(scorer.as_mut(), pool, &mut bar)).collect();
@@ -184,7 +186,7 @@ fn tokens(pool: &[TokenSeq]) -> usize {
 }
 
 fn progress(pools: &[Vec<TokenSeq>]) -> Progress {
-    Progress::new(0, pools.iter().map(|pool| tokens(pool)).sum())
+    Progress::new(Unit::Tokens, 0, pools.iter().map(|pool| tokens(pool)).sum())
 }
 
 /// Pools as the rules read them: each proxy's own numbers, and those of all, of which there must be several.

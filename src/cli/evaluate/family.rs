@@ -2,7 +2,7 @@
 
 use crate::{
     Result,
-    cli::progress::Progress,
+    cli::progress::{Progress, Unit},
     evaluate::ood::Variances,
     score::{Embed, Embedding, Estimate, Want, runs_within},
     text::TokenSeq,
@@ -32,7 +32,7 @@ impl Seen {
 /// Embeds every family, with progress; answers come in their order.
 pub fn embed<F: AsRef<[TokenSeq]>>(model: &dyn Embed, families: &[F]) -> Result<Vec<Vec<Seen>>> {
     let lengths: Vec<usize> = families.iter().map(|family| tokens(family.as_ref())).collect();
-    let mut bar = Progress::new(0, lengths.iter().sum());
+    let mut bar = Progress::new(Unit::Tokens, 0, lengths.iter().sum());
     let mut seen = Vec::with_capacity(families.len());
     for run in runs_within(&lengths, BATCH_TOKENS) {
         seen.extend(together(model, &families[run.clone()])?);

@@ -1,22 +1,24 @@
 //! Further adapters, which make an ensemble with `--adapter`.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
     Error, Result,
     cli::{
         model::{ModelArgs, Opened},
+        place::Place,
         scoring::ScoringArgs,
     },
+    hub::Kind,
     score::{Embed, Want, ensemble::Ensemble},
 };
 
 /// Flags of every evaluation of a model or of an ensemble.
 #[derive(Debug, Clone, clap::Args)]
 pub struct MemberArgs {
-    /// Further members of an ensemble with `--adapter`: PEFT LoRA folders on the same base; repeatable
-    #[arg(long, value_name = "PATH", env = "REWARDEN_MEMBER", value_delimiter = ',')]
-    member: Vec<PathBuf>,
+    /// Further members of an ensemble with `--adapter`: PEFT LoRA folders on the same base, or names on the hub; repeatable
+    #[arg(long, value_name = "PATH|NAME", env = "REWARDEN_MEMBER", value_delimiter = ',')]
+    member: Vec<Place>,
     /// Takes of the ensemble's variance only what its members do not agree on, not their posteriors
     #[arg(long, requires = "member", env = "REWARDEN_DISAGREEMENT_ALONE")]
     disagreement_alone: bool,
@@ -57,9 +59,9 @@ impl MemberArgs {
             return Ok(Box::new(first));
         }
         let mut members = vec![Arc::new(first)];
-        for folder in &self.member {
-            let opened =
-                Opened::frozen(model.base.open()?, Some(folder.clone()), &scoring.backend(&model.base)?)?;
+        for place in &self.member {
+            let (folder, backend) = (place.path(Kind::Adapter)?, scoring.backend(&model.base)?);
+            let opened = Opened::frozen(model.base.open()?, Some(folder), &backend)?;
             members.push(Arc::new(opened.into_scorer(want, scoring)?));
         }
         Ok(Box::new(Ensemble::new(members)?))

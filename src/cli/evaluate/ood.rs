@@ -4,7 +4,7 @@ use super::{family::embed, members::MemberArgs, plots::PlotArgs};
 use crate::{
     Error, Result,
     cli::{
-        model::{ModelArgs, NamedAdapter as NamedFile, Opened},
+        model::{ModelArgs, Named, Opened},
         pairs::{Encoded, PairArgs},
         scoring::ScoringArgs,
     },
@@ -19,6 +19,7 @@ use groups::{Groups, Items};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
+use std::path::PathBuf;
 
 mod groups;
 
@@ -39,7 +40,7 @@ pub struct Ood {
     /// Pairs out of the distribution, such as adversarial answers beside good ones: the rejected answers are a group, compared
     /// with the chosen ones, and the chosen answers another; repeatable
     #[arg(long, value_name = "[NAME=]FILE", env = "REWARDEN_SHIFTED", value_delimiter = ',')]
-    shifted: Vec<NamedFile>,
+    shifted: Vec<Named<PathBuf>>,
     /// Items of each group at most: so many pairs are drawn of `--data`, and of each `--shifted` file
     #[arg(long, value_name = "ITEMS", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     #[arg(default_value_t = 200, env = "REWARDEN_MAX_ITEMS")]
@@ -102,7 +103,7 @@ impl Ood {
                 |input: &_, place: Option<&_>| self.pairs.sequence(shift.name(), input, place, &opened.base);
             groups.add_shifted(shift, &pairs, self.seed, encode)?;
         }
-        for NamedFile { name, path } in &self.shifted {
+        for Named { name, path } in &self.shifted {
             let Encoded { examples, skipped, .. } =
                 self.pairs.encode(self.drawn(read_pairs(path)?), &opened.base)?;
             groups.add_pairs(name, &format!("{name}, chosen"), examples, skipped)?;

@@ -3,7 +3,12 @@
 use crate::{
     Error, Result,
     choices::Choices,
-    cli::{fit::prior_means, model::ModelArgs, pairs::PairArgs, progress::Progress},
+    cli::{
+        fit::prior_means,
+        model::ModelArgs,
+        pairs::PairArgs,
+        progress::{Progress, Unit},
+    },
     data::read_pairs,
     fit::Size,
 };
@@ -51,7 +56,7 @@ impl PriorArgs {
             size: Size { features: self.features.into(), groups: self.groups.into(), seed: self.seed },
             label_noise: &self.label_noise,
         };
-        let mut progress = Progress::new(0, choices.tokens());
+        let mut progress = Progress::new(Unit::Tokens, 0, choices.tokens());
         let rows = choices.run(&mut |tokens| progress.add(tokens))?;
         progress.finish();
         super::print(&serde_json::json!({

@@ -11,8 +11,8 @@ use std::{
 
 /// The configuration's file.
 pub const CONFIG: &str = "config.json";
-const WHOLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const WHOLE: &str = "model.safetensors";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// Configuration, and what turns text into tokens.
 pub fn text(folder: &Path) -> Result<(Config, Encoder)> {
@@ -46,7 +46,7 @@ struct Index {
 }
 
 /// The files that an index names; each must lie in the folder itself.
-fn shards(path: &Path) -> Result<BTreeSet<String>> {
+pub(crate) fn shards(path: &Path) -> Result<BTreeSet<String>> {
     let json = std::fs::read(path).map_err(Error::io(path))?;
     let index: Index = serde_json::from_slice(&json).map_err(|e| Error::file(path, e))?;
     let shards: BTreeSet<String> = index.weight_map.into_values().collect();
