@@ -6,7 +6,7 @@
 //! reward is read at the rightmost token that is not padding, as Hugging Face's
 //! `*ForSequenceClassification` does.
 
-use std::{borrow::Cow, ops::Range, path::Path};
+use std::{borrow::Cow, ops::Range, path::Path, sync::Arc};
 
 use candle_core::quantized::gguf_file;
 
@@ -45,6 +45,14 @@ pub struct Encoder {
     vocabulary: Option<usize>,
     /// Whether prompt and response are a pair of texts to the tokenizer.
     pairs: bool,
+}
+
+/// An encoder, and the longest sequence that its model takes.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    pub encoder: Arc<Encoder>,
+    /// In tokens.
+    pub max_length: usize,
 }
 
 /// An input as the tokenizer takes it.

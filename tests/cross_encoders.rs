@@ -32,7 +32,7 @@ fn tokens_and_rewards_are_those_of_transformers() {
         assert_eq!(items.len(), expected.as_object().unwrap().len());
         let mut sequences = Vec::new();
         for (id, input) in &items {
-            let sequence = model.encoder.encode(input, &NO_LIMIT).unwrap();
+            let sequence = model.reader.encoder.encode(input, &NO_LIMIT).unwrap();
             let want = &expected[id.as_ref().unwrap()];
             assert_eq!(serde_json::json!(sequence.ids), want["input_ids"], "{case} {id:?}");
             sequences.push((sequence, want["mean"].as_f64().unwrap()));
@@ -52,7 +52,7 @@ fn tokens_and_rewards_are_those_of_transformers() {
 
 #[test]
 fn of_a_pair_that_is_too_long_the_response_is_cut() {
-    let encoder = open("bert").encoder;
+    let encoder = open("bert").reader.encoder;
     let pair =
         Input::Pair { prompt: "reward model".into(), response: "bake bread then bake bread again".into() };
     let whole = encoder.encode(&pair, &NO_LIMIT).unwrap();
@@ -70,7 +70,7 @@ fn of_a_pair_that_is_too_long_the_response_is_cut() {
 fn without_a_template_a_conversation_of_more_turns_is_refused() {
     let said = |role: &str| Message::new(role, "x");
     let input = Input::Messages(vec![said("user"), said("assistant"), said("user"), said("assistant")]);
-    let message = open("deberta").encoder.encode(&input, &NO_LIMIT).unwrap_err().to_string();
+    let message = open("deberta").reader.encoder.encode(&input, &NO_LIMIT).unwrap_err().to_string();
     assert!(message.starts_with("messages: the model has no chat template"), "{message}");
 }
 

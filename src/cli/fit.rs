@@ -164,7 +164,7 @@ impl Fit {
         }
         let held_out = match &self.held_out {
             Some(path) => {
-                let encoded = self.pairs.encode_some(read_pairs(path)?, &opened.base);
+                let encoded = self.pairs.encode_some(read_pairs(path)?, &opened.base.reader());
                 Some(encoded.map_err(|e| match e {
                     Error::Usage(message) => Error::file(path, message),
                     e => e,
@@ -172,7 +172,7 @@ impl Fit {
             }
             None => None,
         };
-        Ok((self.pairs.encode_some(pairs, &opened.base)?, held_out))
+        Ok((self.pairs.encode_some(pairs, &opened.base.reader())?, held_out))
     }
 
     /// The posterior, and the seed of the weights that its prior is centred on, where they are known.

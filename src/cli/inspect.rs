@@ -217,8 +217,8 @@ fn cross_encoder(model: &CrossEncoder) -> Vec<(&'static str, Value)> {
         ("what", json!("cross-encoder, for means")),
         ("family", json!(model.family)),
         ("vocabulary", json!(model.vocabulary)),
-        ("longest sequence", json!(model.max_length)),
-        ("chat template", json!(model.encoder.template_sha256())),
+        ("longest sequence", json!(model.reader.max_length)),
+        ("chat template", json!(model.reader.encoder.template_sha256())),
         ("parameters", json!(model.parameters)),
     ]
 }

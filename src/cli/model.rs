@@ -13,14 +13,13 @@ use crate::{
     },
     posterior::{Novelty, Posterior, Target, store},
     score::{Reward, Scorer, Want},
-    text::Encoder,
+    text::Reader,
 };
 use candle_core::{DType, Device};
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::Arc,
 };
 
 /// Folder of the embedded base, under the models' folder.
@@ -146,9 +145,7 @@ pub struct Opened {
 
 /// A model that is ready to score, and what its items need.
 pub struct Ready {
-    pub encoder: Arc<Encoder>,
-    /// Tokens that a sequence may have.
-    pub max_length: usize,
+    pub reader: Reader,
     pub scorer: Box<dyn Reward>,
     pub novelty: Option<Novelty>,
 }
@@ -163,14 +160,19 @@ impl Ready {
 impl ModelArgs {
     /// Opens whatever can score: an adapter on a base, a base with a head, or a cross-encoder.
     pub fn ready(&self, want: Want, scoring: &ScoringArgs) -> Result<Ready> {
-        if let Some(model) = self.base.cross_encoder(scoring)? {
-            if self.adapter.is_some() {
-                return Err(Error::Usage("--adapter: a cross-encoder takes none".into()));
-            }
-            let (encoder, max_length) = (Arc::clone(&model.encoder), model.max_length);
-            return Ok(Ready { encoder, max_length, scorer: Box::new(model), novelty: None });
+        match self.cross_encoder(scoring)? {
+            Some(ready) => Ok(ready),
+            None => self.open_frozen(scoring)?.ready(want, scoring),
         }
-        self.open_frozen(scoring)?.ready(want, scoring)
+    }
+
+    /// The base as a cross-encoder, where it is one: it takes no adapter.
+    pub fn cross_encoder(&self, scoring: &ScoringArgs) -> Result<Option<Ready>> {
+        let Some(model) = self.base.cross_encoder(scoring)? else { return Ok(None) };
+        if self.adapter.is_some() {
+            return Err(Error::Usage("--adapter: a cross-encoder takes none".into()));
+        }
+        Ok(Some(Ready { reader: model.reader.clone(), scorer: Box::new(model), novelty: None }))
     }
 
     pub fn open(&self) -> Result<Opened> {
@@ -232,10 +234,10 @@ impl Opened {
 
     /// The same as whatever can score.
     pub fn ready(self, want: Want, scoring: &ScoringArgs) -> Result<Ready> {
-        let (encoder, max_length) = (Arc::clone(&self.base.encoder), self.base.config.max_length);
+        let reader = self.base.reader();
         let scorer = self.into_scorer(want, scoring)?;
         let novelty = scorer.posterior.as_ref().and_then(Posterior::novelty);
-        Ok(Ready { encoder, max_length, scorer: Box::new(scorer), novelty })
+        Ok(Ready { reader, scorer: Box::new(scorer), novelty })
     }
 
     /// The file of the posterior in the adapter's folder, where there is one.

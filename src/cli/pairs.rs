@@ -4,8 +4,7 @@ use crate::{
     Error, Result,
     data::{self, Pair, pairs::Place},
     item::Input,
-    model::checkpoint::Checkpoint,
-    text::{Limit, TokenSeq, Truncation},
+    text::{Limit, Reader, TokenSeq, Truncation},
     train::Example,
 };
 use rand::{SeedableRng, seq::SliceRandom};
@@ -71,33 +70,33 @@ impl PairArgs {
     }
 
     /// Encodes pairs, of which at least one must be left.
-    pub fn encode_some(&self, pairs: Vec<Pair>, base: &Checkpoint) -> Result<Encoded> {
-        let encoded = self.encode(pairs, base)?;
+    pub fn encode_some(&self, pairs: Vec<Pair>, reader: &Reader) -> Result<Encoded> {
+        let encoded = self.encode(pairs, reader)?;
         match encoded.examples.is_empty() {
-            true => Err(self.nothing_left(&encoded, base)),
+            true => Err(self.nothing_left(&encoded, reader)),
             false => Ok(encoded),
         }
     }
 
     /// Encodes pairs, and draws at most `count` of what is left.
-    pub fn drawn(&self, pairs: Vec<Pair>, base: &Checkpoint, count: u16, seed: u64) -> Result<Vec<Example>> {
-        let mut examples = self.encode_some(pairs, base)?.examples;
+    pub fn drawn(&self, pairs: Vec<Pair>, reader: &Reader, count: u16, seed: u64) -> Result<Vec<Example>> {
+        let mut examples = self.encode_some(pairs, reader)?.examples;
         examples.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
         examples.truncate(count.into());
         Ok(examples)
     }
 
     /// The error where all pairs were left out.
-    pub fn nothing_left(&self, encoded: &Encoded, base: &Checkpoint) -> Error {
-        let (pairs, limit) = (encoded.skipped, self.limit(base).max_length);
+    pub fn nothing_left(&self, encoded: &Encoded, reader: &Reader) -> Error {
+        let (pairs, limit) = (encoded.skipped, self.limit(reader).max_length);
         Error::Usage(format!("--max-length: none of {pairs} pairs fits into {limit} tokens"))
     }
 
     /// Encodes pairs; what is too long is treated as `--too-long` says.
-    pub fn encode(&self, pairs: Vec<Pair>, base: &Checkpoint) -> Result<Encoded> {
+    pub fn encode(&self, pairs: Vec<Pair>, reader: &Reader) -> Result<Encoded> {
         let mut encoded = Encoded::default();
         for pair in pairs {
-            let side = |name, input| self.sequence(name, input, pair.place.as_ref(), base);
+            let side = |name, input| self.sequence(name, input, pair.place.as_ref(), reader);
             let sides = (side("chosen", &pair.chosen)?, side("rejected", &pair.rejected)?);
             let (Some(chosen), Some(rejected)) = sides else {
                 encoded.skipped += 1;
@@ -117,16 +116,16 @@ impl PairArgs {
         name: &str,
         input: &Input,
         place: Option<&Place>,
-        base: &Checkpoint,
+        reader: &Reader,
     ) -> Result<Option<TokenSeq>> {
-        match base.encoder.encode(input, &self.limit(base)) {
+        match reader.encoder.encode(input, &self.limit(reader)) {
             Ok(sequence) => Ok(Some(sequence)),
             Err(e) => self.refused(name, place, e),
         }
     }
 
-    fn limit(&self, base: &Checkpoint) -> Limit {
-        let max_length = self.max_length.unwrap_or(usize::MAX).min(base.config.max_length);
+    fn limit(&self, reader: &Reader) -> Limit {
+        let max_length = self.max_length.unwrap_or(usize::MAX).min(reader.max_length);
         Limit {
             max_length,
             truncation: (self.too_long == TooLong::Truncate).then_some(Truncation::KeepSuffix),

@@ -105,11 +105,11 @@ impl Score {
         let started = Instant::now();
         let ready = self.model.ready(want, &self.scoring)?;
         let want = ready.able(want);
-        let Ready { encoder, max_length: longest, mut scorer, novelty } = ready;
+        let Ready { reader, mut scorer, novelty } = ready;
         let load_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
-        let max_length = self.max_length.unwrap_or(usize::MAX).min(longest);
-        let (name, items) = self.read(&encoder, max_length)?;
+        let max_length = self.max_length.unwrap_or(usize::MAX).min(reader.max_length);
+        let (name, items) = self.read(&reader.encoder, max_length)?;
         let sequences: Vec<TokenSeq> = items.iter().map(|item| item.sequence.clone()).collect();
         let tokens = sequences.iter().map(|sequence| sequence.ids.len()).sum();
         let mut progress = Progress::new(Unit::Tokens, 0, tokens);

@@ -167,8 +167,8 @@ impl Train {
         let usable = |pair: &&Pair| !of_sources(pair, &options.constructed_exclude_source);
         let from: Vec<&Pair> = train.iter().filter(usable).collect();
         train.extend(constructed::pairs(&from, count, options.seed));
-        let held_out = self.pairs.encode(held_out, base)?;
-        Ok(Data { train: self.pairs.encode_some(train, base)?, held_out })
+        let held_out = self.pairs.encode(held_out, &base.reader())?;
+        Ok(Data { train: self.pairs.encode_some(train, &base.reader())?, held_out })
     }
 
     /// What must be the same for a checkpoint to be gone on with.

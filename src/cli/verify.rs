@@ -65,13 +65,13 @@ impl Verify {
     /// Scores the reference's items, prints the largest errors, and fails past the tolerance.
     pub fn run(self) -> Result<()> {
         let mut ready = self.model.ready(Want::MeanAndVariance, &self.scoring)?;
-        let limit = Limit { max_length: ready.max_length, truncation: None };
+        let limit = Limit { max_length: ready.reader.max_length, truncation: None };
         let (mut expected, mut sequences) = (Vec::new(), Vec::<TokenSeq>::new());
         for line in Lines::<Reference>::open(&self.reference)? {
             let (line, Reference { item, mean, variance }) = line?;
             let wrong = |e| at_line(&self.reference, line, e);
             expected.push(Expected::new(line, mean, variance).map_err(wrong)?);
-            let encoded = item.parse().and_then(|input| ready.encoder.encode(&input, &limit));
+            let encoded = item.parse().and_then(|input| ready.reader.encoder.encode(&input, &limit));
             sequences.push(encoded.map_err(wrong)?);
         }
         if expected.is_empty() {

@@ -11,7 +11,7 @@ use crate::{
     model::cross_encoder::CrossEncoder,
     posterior::{Novelty, Posterior},
     score::{Score, Scorer, ensemble::Ensemble},
-    text::Encoder,
+    text::{Encoder, Reader},
 };
 
 /// What a request needs to know of a model before it is scored.
@@ -48,7 +48,7 @@ impl Model {
 
     /// Describes a cross-encoder, which gives no variances.
     pub fn of_means(name: String, model: CrossEncoder) -> Self {
-        let (encoder, max_length) = (Arc::clone(&model.encoder), model.max_length);
+        let Reader { encoder, max_length } = model.reader.clone();
         let served = Served { name, encoder, max_length, has_posterior: false, novelty: None };
         Self { served, scorer: Box::new(model) }
     }

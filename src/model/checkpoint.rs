@@ -9,7 +9,10 @@ use super::{
     cross_encoder::CrossEncoder,
     head::{Head, Outputs},
 };
-use crate::{Error, Result, hub, text::Encoder};
+use crate::{
+    Error, Result, hub,
+    text::{Encoder, Reader},
+};
 use candle_core::{DType, Tensor};
 use std::{
     collections::BTreeMap,
@@ -62,6 +65,11 @@ impl Checkpoint {
         let folder = path.is_dir().then(|| path.to_owned());
         let outputs = Outputs::default();
         Ok(Self { name: name_of(path), config, encoder, tensors, warnings, folder, outputs })
+    }
+
+    /// What turns text into its tokens, and how many it takes.
+    pub fn reader(&self) -> Reader {
+        Reader { encoder: Arc::clone(&self.encoder), max_length: self.config.max_length }
     }
 
     /// The reward head, where the base has one.

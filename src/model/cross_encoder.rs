@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Error, Result,
     nn::{exact::numbers, product::product},
-    text::{Encoder, TokenSeq},
+    text::{Encoder, Reader, TokenSeq},
 };
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -28,9 +28,7 @@ pub struct CrossEncoder {
     pub vocabulary: usize,
     pub parameters: usize,
     /// Without a chat template prompt and response are a pair of texts, as the tokenizer joins them.
-    pub encoder: Arc<Encoder>,
-    /// Tokens that a sequence may have.
-    pub max_length: usize,
+    pub reader: Reader,
     body: Body,
     /// (1, C)
     head: Tensor,
@@ -65,8 +63,7 @@ impl CrossEncoder {
             family: family.name(),
             vocabulary: family.vocabulary(),
             parameters,
-            encoder: Arc::new(encoder),
-            max_length: family.max_length(),
+            reader: Reader { encoder: Arc::new(encoder), max_length: family.max_length() },
             body,
             head: head.to_device(device)?,
             head_bias,
@@ -81,7 +78,7 @@ impl CrossEncoder {
 
     fn reward(&self, sequence: &TokenSeq) -> Result<f64> {
         let ids = Tensor::new(&sequence.ids[..], &self.device)?.unsqueeze(0)?;
-        let types = Tensor::new(self.encoder.types(&sequence.ids), &self.device)?.unsqueeze(0)?;
+        let types = Tensor::new(self.reader.encoder.types(&sequence.ids), &self.device)?.unsqueeze(0)?;
         let pooled = self.body.pooled(&ids, &types)?;
         Ok(numbers(&product(&pooled, &self.head.t()?)?)?[0] + self.head_bias)
     }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod compute;
+mod cross_encoder;
 mod data;
 mod evaluate;
 mod helpers;

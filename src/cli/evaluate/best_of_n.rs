@@ -22,7 +22,7 @@ use crate::{
     hub::Kind,
     model::cross_encoder::CrossEncoder,
     score::{Embed, Score, Want, batched, in_batches},
-    text::{Encoder, Limit, TokenSeq},
+    text::{Limit, Reader, TokenSeq},
 };
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -116,7 +116,7 @@ impl BestOfN {
         let name = folder.display().to_string();
         let opened = Opened::frozen(self.base.open()?, Some(folder), &self.scoring.backend(&self.base)?)?;
         let digest = self.digest(&opened)?;
-        let sequences = encode(&opened.base.encoder, opened.base.config.max_length, pools)?;
+        let sequences = encode(&opened.base.reader(), pools)?;
         let scorer = opened.into_scorer(Want::MeanAndVariance, &self.scoring)?;
         if scorer.posterior.is_none() {
             return Err(Error::Usage(format!("{name}: has no posterior (hint: run `fit`)")));
@@ -163,7 +163,7 @@ impl BestOfN {
             return Ok(pools.iter().map(|pool| pool.gold.clone().unwrap_or_default()).collect());
         };
         let ready = self.gold_model(&place.path(Kind::Either)?)?;
-        let (sequences, mut scorer) = (encode(&ready.encoder, ready.max_length, pools)?, ready.scorer);
+        let (sequences, mut scorer) = (encode(&ready.reader, pools)?, ready.scorer);
         let mut bar = progress(&sequences);
         let gold = sequences.iter().map(|pool| means(scorer.as_mut(), pool, &mut bar)).collect();
         bar.finish();
@@ -176,9 +176,9 @@ fn means(scorer: &mut dyn Score, pool: &[TokenSeq], bar: &mut Progress) -> Resul
     Ok(estimates.into_iter().map(|estimate| estimate.mean).collect())
 }
 
-fn encode(encoder: &Encoder, max_length: usize, pools: &[Pool]) -> Result<Vec<Vec<TokenSeq>>> {
-    let limit = Limit { max_length, truncation: None };
-    pools.iter().map(|pool| pool.encode(usize::MAX, encoder, &limit)).collect()
+fn encode(reader: &Reader, pools: &[Pool]) -> Result<Vec<Vec<TokenSeq>>> {
+    let limit = Limit { max_length: reader.max_length, truncation: None };
+    pools.iter().map(|pool| pool.encode(usize::MAX, &reader.encoder, &limit)).collect()
 }
 
 fn tokens(pool: &[TokenSeq]) -> usize {

@@ -51,7 +51,7 @@ impl Fidelity {
             return Err(Error::Usage(format!("--factors: {factor} is not a positive number")));
         }
         let opened = self.model.open()?;
-        let some = |pairs, count| self.pairs.drawn(pairs, &opened.base, count, self.seed);
+        let some = |pairs, count| self.pairs.drawn(pairs, &opened.base.reader(), count, self.seed);
         let pairs = some(self.pairs.read()?, self.max_pairs)?;
         let test = some(read_pairs(&self.test)?, self.max_test)?;
         let comparison = Comparison {

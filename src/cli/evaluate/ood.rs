@@ -94,18 +94,18 @@ impl Ood {
     }
 
     fn groups(&self, opened: &Opened) -> Result<Groups> {
-        let drawn = self.drawn(self.pairs.read()?);
-        let Encoded { pairs, examples, skipped, .. } = self.pairs.encode_some(drawn, &opened.base)?;
+        let (drawn, reader) = (self.drawn(self.pairs.read()?), opened.base.reader());
+        let Encoded { pairs, examples, skipped, .. } = self.pairs.encode_some(drawn, &reader)?;
         let mut groups = Groups::default();
         groups.add_pairs("in distribution", "chosen answers", examples, skipped)?;
         for shift in Shift::ALL {
             let encode =
-                |input: &_, place: Option<&_>| self.pairs.sequence(shift.name(), input, place, &opened.base);
+                |input: &_, place: Option<&_>| self.pairs.sequence(shift.name(), input, place, &reader);
             groups.add_shifted(shift, &pairs, self.seed, encode)?;
         }
         for Named { name, path } in &self.shifted {
             let Encoded { examples, skipped, .. } =
-                self.pairs.encode(self.drawn(read_pairs(path)?), &opened.base)?;
+                self.pairs.encode(self.drawn(read_pairs(path)?), &reader)?;
             groups.add_pairs(name, &format!("{name}, chosen"), examples, skipped)?;
         }
         Ok(groups)

@@ -19,7 +19,7 @@ use crate::{
     },
     plot::{Bin, Curve, Line, Lines, Reliability, Scale},
     score::{Embed, Want},
-    text::TokenSeq,
+    text::{Reader, TokenSeq},
     train::Example,
 };
 use serde::Serialize;
@@ -55,13 +55,21 @@ struct Report<'a> {
 }
 
 impl Pairs {
+    /// The model or the ensemble, and how it reads.
+    fn open(&self, want: Want) -> Result<(Reader, Box<dyn Embed>)> {
+        if let Some(ready) = self.model.cross_encoder(&self.scoring)? {
+            return Ok((ready.reader, ready.scorer));
+        }
+        let opened = self.model.open_frozen(&self.scoring)?;
+        Ok((opened.base.reader(), self.members.open(opened, &self.model, want, &self.scoring)?))
+    }
+
     pub fn run(self) -> Result<()> {
         let want = if self.no_variance { Want::Mean } else { Want::MeanAndVariance };
         self.scoring.check(want)?;
         self.plots.prepare()?;
-        let opened = self.model.open_frozen(&self.scoring)?;
-        let encoded = self.pairs.encode_some(self.pairs.read()?, &opened.base)?;
-        let model = self.members.open(opened, &self.model, want, &self.scoring)?;
+        let (reader, model) = self.open(want)?;
+        let encoded = self.pairs.encode_some(self.pairs.read()?, &reader)?;
         let preferences = preferences(model.as_ref(), &encoded)?;
         let judgement = preferences.judge(&sources(&encoded));
         self.plots.save("reliability", &reliability(&judgement))?;

@@ -47,7 +47,7 @@ impl PriorArgs {
             return Err(Error::Usage(format!("--label-noise: {share} is not below one half")));
         }
         let opened = self.model.open()?;
-        let some = |pairs| self.pairs.drawn(pairs, &opened.base, self.max_pairs, self.seed);
+        let some = |pairs| self.pairs.drawn(pairs, &opened.base.reader(), self.max_pairs, self.seed);
         let choices = Choices {
             model: &opened.model,
             pairs: &some(self.pairs.read()?)?,
