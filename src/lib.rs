@@ -17,6 +17,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`gguf`] | what a GGUF file says, by its keys |
 //! | [`data`] | preference pairs and items from files |
 //! | [`train`] | LoRA training on pairs, with checkpoints |
 //! | [`fit`] | the two passes that fit a posterior, with checkpoints |
@@ -44,6 +45,7 @@ pub mod error;
 pub mod evaluate;
 pub mod fidelity;
 pub mod fit;
+pub mod gguf;
 pub mod http;
 pub mod item;
 pub mod model;

@@ -10,6 +10,7 @@ use crate::{
         mlp::{Activation, Gate},
     },
 };
+use serde_json::{Map, Value};
 use std::path::Path;
 
 pub mod names;
@@ -136,6 +137,11 @@ impl Config {
         let config = raw::parse(json).map_err(|e| Error::file(path, e))?;
         config.check().map_err(|e| Error::file(path, e))?;
         Ok(config)
+    }
+
+    /// The configuration whose `config.json` has these fields, not checked.
+    pub fn from_fields(fields: Map<String, Value>) -> Result<Self, String> {
+        raw::parse(Value::from(fields).to_string().as_bytes())
     }
 
     /// Refuses sizes that no model can have.

@@ -32,6 +32,7 @@ use std::{
 };
 
 mod batches;
+mod gguf;
 mod sketch;
 
 const CASES: [&str; 19] = [
@@ -67,11 +68,15 @@ struct Case {
 impl Case {
     fn all() -> impl Iterator<Item = Self> {
         CASES.into_iter().map(|name| {
-            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/cases").join(name);
-            let base = Checkpoint::open(&folder.join("base")).unwrap();
-            let adapter = Adapter::load(&folder.join("adapter"), &base.config).unwrap();
-            Self { folder, base, adapter }
+            let folder = fixtures().join("cases").join(name);
+            Self::open(Checkpoint::open(&folder.join("base")).unwrap(), folder)
         })
+    }
+
+    /// The case of a folder, with this base.
+    fn open(base: Checkpoint, folder: PathBuf) -> Self {
+        let adapter = Adapter::load(&folder.join("adapter"), &base.config).unwrap();
+        Self { folder, base, adapter }
     }
 
     fn model(&self, dtype: DType) -> RewardModel {
@@ -104,22 +109,28 @@ impl Case {
     }
 }
 
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
 fn assert_close(what: &str, got: f64, want: f64, tolerance: f64) {
     assert!((got - want).abs() <= tolerance * want.abs().max(1.0), "{what}: {got} is not {want}");
 }
 
 #[test]
 fn tokens_and_means_are_those_of_transformers() {
-    for case in Case::all() {
-        let (ids, sequences) = case.inputs();
-        let expected = &case.json("expected.json")["items"];
-        let means = case.model(DType::F32).rewards(&Packed::sequences(&sequences)).unwrap();
-        for ((id, sequence), mean) in ids.iter().zip(&sequences).zip(means) {
-            let what = format!("{} {id}", case.folder.display());
-            let want: Vec<u32> = serde_json::from_value(expected[id]["input_ids"].clone()).unwrap();
-            assert_eq!(sequence.ids, want, "{what}");
-            assert_close(&what, mean, expected[id]["mean"].as_f64().unwrap(), 1e-4);
-        }
+    Case::all().for_each(|case| assert_means(&case));
+}
+
+fn assert_means(case: &Case) {
+    let (ids, sequences) = case.inputs();
+    let expected = &case.json("expected.json")["items"];
+    let means = case.model(DType::F32).rewards(&Packed::sequences(&sequences)).unwrap();
+    for ((id, sequence), mean) in ids.iter().zip(&sequences).zip(means) {
+        let what = format!("{} {id}", case.folder.display());
+        let want: Vec<u32> = serde_json::from_value(expected[id]["input_ids"].clone()).unwrap();
+        assert_eq!(sequence.ids, want, "{what}");
+        assert_close(&what, mean, expected[id]["mean"].as_f64().unwrap(), 1e-4);
     }
 }
 
@@ -216,23 +227,25 @@ fn by_block(
 
 #[test]
 fn variances_are_those_of_autograd_block_by_block() {
-    for case in Case::all() {
-        let model = case.model(DType::F32);
-        let (ids, sequences) = case.inputs();
-        let expected = &case.json("expected.json")["items"];
-        let blocks = by_block(&model, &posterior(&case, &model), &sequences);
-        for (i, id) in ids.iter().enumerate() {
-            let wanted = expected[id]["blocks"].as_object().unwrap();
-            assert_eq!(wanted.keys().collect::<Vec<_>>(), blocks.keys().collect::<Vec<_>>());
-            for (name, want) in wanted {
-                let (got, want) = (blocks[name][i], want.as_f64().unwrap());
-                let what = format!("{} {id} {name}", case.folder.display());
-                assert!((got - want).abs() <= 1e-3 * want + 1e-9, "{what}: {got} is not {want}");
-            }
-            let (got, want) =
-                (blocks.values().map(|b| b[i]).sum::<f64>(), expected[id]["variance"].as_f64().unwrap());
-            assert!((got - want).abs() <= 1e-3 * want, "{id}: {got} is not {want}");
+    Case::all().for_each(|case| assert_variances(&case));
+}
+
+fn assert_variances(case: &Case) {
+    let model = case.model(DType::F32);
+    let (ids, sequences) = case.inputs();
+    let expected = &case.json("expected.json")["items"];
+    let blocks = by_block(&model, &posterior(case, &model), &sequences);
+    for (i, id) in ids.iter().enumerate() {
+        let wanted = expected[id]["blocks"].as_object().unwrap();
+        assert_eq!(wanted.keys().collect::<Vec<_>>(), blocks.keys().collect::<Vec<_>>());
+        for (name, want) in wanted {
+            let (got, want) = (blocks[name][i], want.as_f64().unwrap());
+            let what = format!("{} {id} {name}", case.folder.display());
+            assert!((got - want).abs() <= 1e-3 * want + 1e-9, "{what}: {got} is not {want}");
         }
+        let (got, want) =
+            (blocks.values().map(|b| b[i]).sum::<f64>(), expected[id]["variance"].as_f64().unwrap());
+        assert!((got - want).abs() <= 1e-3 * want, "{id}: {got} is not {want}");
     }
 }
 
