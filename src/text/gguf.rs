@@ -30,6 +30,7 @@ const SPECIAL_IDS: [(&str, &str); 7] = [
     ("tokenizer.ggml.cls_token_id", "cls_token"),
     ("tokenizer.ggml.mask_token_id", "mask_token"),
 ];
+const MERGES: &str = "tokenizer.ggml.merges";
 const PAD_ID: &str = "tokenizer.ggml.padding_token_id";
 
 /// A tokenizer with what else a file says about text.
@@ -97,6 +98,17 @@ fn added(gguf: &Gguf, [key, token]: [&str; 2], named: &BTreeMap<String, String>,
         return Err(gguf.wrong(key, format!("true, but the file names no {token}")));
     }
     Ok(asked.unwrap_or(or))
+}
+
+/// Merges in their order, if the file has any.
+fn merges(gguf: &Gguf) -> Result<Option<Vec<(String, String)>>> {
+    let split = |merge: &str| {
+        let halves = merge.split_once(' ').map(|(left, right)| (left.to_owned(), right.to_owned()));
+        halves.ok_or_else(|| {
+            gguf.wrong(MERGES, format!("expected two tokens with a space between, not `{merge}`"))
+        })
+    };
+    gguf.texts(MERGES)?.map(|merges| merges.into_iter().map(split).collect()).transpose()
 }
 
 /// An error of the tokenizers library's, about one of a file's keys.

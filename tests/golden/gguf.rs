@@ -188,8 +188,9 @@ fn every_type_that_candle_expands_is_read() {
         let error = largest(&(got - original).unwrap()) / largest(original);
         println!("{dtype:?}: error {error}, step {step}, reward {} of {want}", reward(&base));
         assert!(error <= step, "{dtype:?}: {error}");
+        // All eight matrices add to it.
         assert!(
-            (reward(&base) - want).abs() <= f64::from(step).max(1e-6),
+            (reward(&base) - want).abs() <= f64::from(4.0 * step),
             "{dtype:?}: {} is not {want}",
             reward(&base)
         );

@@ -8,6 +8,8 @@ use std::path::Path;
 mod architecture;
 mod config;
 mod layout;
+#[cfg(test)]
+mod tests;
 
 use architecture::Architecture;
 use layout::Layout;

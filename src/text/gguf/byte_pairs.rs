@@ -3,7 +3,7 @@
 use tokenizers::{Tokenizer, models::bpe::BPE, pre_tokenizers::byte_level::ByteLevel};
 
 use super::{
-    Built,
+    Built, MERGES, merges,
     pre_tokenizer::{ALL, PreTokenizer},
     unbuilt,
     vocabulary::{TOKENS, Vocabulary},
@@ -11,7 +11,6 @@ use super::{
 use crate::{Result, gguf::Gguf};
 
 const PRE: &str = "tokenizer.ggml.pre";
-const MERGES: &str = "tokenizer.ggml.merges";
 
 pub fn build(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<Built> {
     let name = gguf.required(PRE, gguf.text(PRE)?)?;
@@ -19,9 +18,10 @@ pub fn build(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<Built> {
         let known = ALL.iter().flat_map(PreTokenizer::names).collect::<Vec<_>>().join(", ");
         gguf.wrong(PRE, format!("`{name}` is not supported (hint: {known} are)"))
     })?;
+    let merges = gguf.required(MERGES, merges(gguf)?)?;
     let wrong = unbuilt(gguf, TOKENS);
     let bpe = BPE::builder()
-        .vocab_and_merges(vocabulary.ids().collect::<tokenizers::models::bpe::Vocab>(), merges(gguf)?)
+        .vocab_and_merges(vocabulary.ids().collect::<tokenizers::models::bpe::Vocab>(), merges)
         .ignore_merges(pre.ignore_merges);
     let mut inner = Tokenizer::new(bpe.build().map_err(unbuilt(gguf, MERGES))?);
     let space_prefix = gguf.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(false);
@@ -32,14 +32,4 @@ pub fn build(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<Built> {
         .with_decoder(Some(ByteLevel::default()));
     inner.add_tokens(vocabulary.added()).map_err(wrong)?;
     Ok(Built { inner, adds_bos: pre.adds_bos, special_ids: &[] })
-}
-
-fn merges(gguf: &Gguf) -> Result<Vec<(String, String)>> {
-    let merges = gguf.required(MERGES, gguf.texts(MERGES)?)?.into_iter().map(|merge| {
-        let halves = merge.split_once(' ').map(|(left, right)| (left.to_owned(), right.to_owned()));
-        halves.ok_or_else(|| {
-            gguf.wrong(MERGES, format!("expected two tokens with a space between, not `{merge}`"))
-        })
-    });
-    merges.collect()
 }

@@ -54,16 +54,21 @@ pub const ALL: [PreTokenizer; 8] = [
         ..PLAIN
     },
     PreTokenizer {
-        names: &["llama-bpe", "llama3", "llama-v3"],
+        names: &["llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "midm-2.0"],
         patterns: &[LLAMA3],
         ignore_merges: true,
         adds_bos: true,
         ..PLAIN
     },
     PreTokenizer { names: &["dbrx", "smaug-bpe"], patterns: &[LLAMA3], ..PLAIN },
-    PreTokenizer { names: &["qwen2", "deepseek-r1-qwen"], patterns: &[QWEN2], composed: true, ..PLAIN },
+    PreTokenizer {
+        names: &["qwen2", "deepseek-r1-qwen", "megrez", "kormo"],
+        patterns: &[QWEN2],
+        composed: true,
+        ..PLAIN
+    },
     PreTokenizer { names: &["tekken"], patterns: &[TEKKEN], ignore_merges: true, adds_bos: true, ..PLAIN },
-    PreTokenizer { names: &["gpt-4o"], patterns: &[GPT4O], ..PLAIN },
+    PreTokenizer { names: &["gpt-4o", "llama4", "kanana2"], patterns: &[GPT4O], ..PLAIN },
 ];
 
 impl PreTokenizer {

@@ -12,7 +12,7 @@ use tokenizers::{
 };
 
 use super::{
-    Built, unbuilt,
+    Built, merges, unbuilt,
     vocabulary::{TOKENS, Vocabulary},
 };
 use crate::{Result, gguf::Gguf};
@@ -24,12 +24,13 @@ const SPACE: &str = "\u{2581}";
 const KEEP_SPACE: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
 
 pub fn build(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<Built> {
+    let merges = match merges(gguf)? {
+        Some(merges) => merges,
+        None => by_score(vocabulary, &scores(gguf, vocabulary)?),
+    };
     let wrong = unbuilt(gguf, TOKENS);
     let bpe = BPE::builder()
-        .vocab_and_merges(
-            vocabulary.ids().collect::<tokenizers::models::bpe::Vocab>(),
-            merges(vocabulary, &scores(gguf, vocabulary)?),
-        )
+        .vocab_and_merges(vocabulary.ids().collect::<tokenizers::models::bpe::Vocab>(), merges)
         .byte_fallback(true)
         .fuse_unk(true);
     let bpe = match vocabulary.unknown() {
@@ -66,7 +67,7 @@ fn scores(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<Vec<f64>> {
 }
 
 /// All pairs of pieces that make a piece: those of the highest score first, then of the lowest id, then with the longest left.
-fn merges(vocabulary: &Vocabulary, scores: &[f64]) -> Vec<(String, String)> {
+fn by_score(vocabulary: &Vocabulary, scores: &[f64]) -> Vec<(String, String)> {
     let pieces = || (0..vocabulary.tokens.len()).filter(|id| vocabulary.is_piece(*id));
     let known: HashSet<&str> = pieces().map(|id| vocabulary.tokens[id]).collect();
     let mut ranked: Vec<usize> = pieces().collect();

@@ -1,6 +1,10 @@
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+};
 
 use candle_core::quantized::gguf_file::{Content, Value, VersionedMagic};
+use serde::Deserialize;
 
 use super::*;
 use crate::{item::Message, text::tokenizer::Surround};
@@ -75,27 +79,15 @@ fn the_template_renders_as_in_transformers() {
     assert_eq!(pad_token_id, Some(2));
 }
 
-fn small(changes: &[(&str, Option<Value>)]) -> Result<Text> {
-    let strings = |texts: &[&str]| Value::Array(texts.iter().map(|t| Value::String((*t).into())).collect());
-    let text = |text: &str| Value::String(text.into());
-    let mut metadata = HashMap::from(
-        [
-            ("tokenizer.ggml.model", text("gpt2")),
-            ("tokenizer.ggml.pre", text("smollm")),
-            ("tokenizer.ggml.tokens", strings(&["<s>", "a", "b", "ab", "</s>"])),
-            ("tokenizer.ggml.merges", strings(&["a b"])),
-            ("tokenizer.ggml.token_type", Value::Array([3, 1, 1, 1, 3].map(Value::I32).to_vec())),
-            ("tokenizer.ggml.bos_token_id", Value::U32(0)),
-            ("tokenizer.ggml.eos_token_id", Value::U32(4)),
-        ]
-        .map(|(key, value)| (key.to_owned(), value)),
-    );
-    for (key, value) in changes {
-        match value {
-            Some(value) => metadata.insert((*key).to_owned(), value.clone()),
-            None => metadata.remove(*key),
-        };
-    }
+fn string(text: &str) -> Value {
+    Value::String(text.into())
+}
+
+fn strings<T: AsRef<str>>(texts: &[T]) -> Value {
+    Value::Array(texts.iter().map(|text| string(text.as_ref())).collect())
+}
+
+fn text_of(metadata: HashMap<String, Value>) -> Result<Text> {
     let content = Content {
         magic: VersionedMagic::GgufV3,
         metadata,
@@ -103,6 +95,129 @@ fn small(changes: &[(&str, Option<Value>)]) -> Result<Text> {
         tensor_data_offset: 0,
     };
     read(&Gguf::new(Path::new("m.gguf"), content))
+}
+
+fn small(changes: &[(&str, Option<Value>)]) -> Result<Text> {
+    let metadata = [
+        ("tokenizer.ggml.model", string("gpt2")),
+        ("tokenizer.ggml.pre", string("smollm")),
+        ("tokenizer.ggml.tokens", strings(&["<s>", "a", "b", "ab", "</s>"])),
+        ("tokenizer.ggml.merges", strings(&["a b"])),
+        ("tokenizer.ggml.token_type", Value::Array([3, 1, 1, 1, 3].map(Value::I32).to_vec())),
+        ("tokenizer.ggml.bos_token_id", Value::U32(0)),
+        ("tokenizer.ggml.eos_token_id", Value::U32(4)),
+    ];
+    let mut metadata = HashMap::from(metadata.map(|(key, value)| (key.to_owned(), value)));
+    for (key, value) in changes {
+        match value {
+            Some(value) => metadata.insert((*key).to_owned(), value.clone()),
+            None => metadata.remove(*key),
+        };
+    }
+    text_of(metadata)
+}
+
+/// `tests/fixtures/gguf_tokenizers.py` says what they are.
+#[derive(Deserialize)]
+struct Fixture {
+    strings: Vec<String>,
+    byte_pairs: Known<BTreeMap<String, Vec<Vec<u32>>>>,
+    llama: Known<Vec<Vec<u32>>>,
+    phi3: Known<Vec<Vec<u32>>>,
+    gemma: Known<Vec<Vec<u32>>>,
+}
+
+#[derive(Deserialize)]
+struct Known<Ids> {
+    tokens: Vec<String>,
+    types: Vec<i32>,
+    merges: Option<Vec<String>>,
+    scores: Option<Vec<f32>>,
+    bos: u32,
+    eos: u32,
+    #[serde(default)]
+    add_space_prefix: bool,
+    ids: Ids,
+}
+
+impl Fixture {
+    fn read() -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf/tokenizers.json");
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    }
+}
+
+impl<Ids> Known<Ids> {
+    fn text(&self, [model, pre, architecture]: [&str; 3]) -> Text {
+        let mut metadata = vec![
+            ("general.architecture", string(architecture)),
+            ("tokenizer.ggml.model", string(model)),
+            ("tokenizer.ggml.pre", string(pre)),
+            ("tokenizer.ggml.tokens", strings(&self.tokens)),
+            ("tokenizer.ggml.token_type", Value::Array(self.types.iter().copied().map(Value::I32).collect())),
+            ("tokenizer.ggml.add_space_prefix", Value::Bool(self.add_space_prefix)),
+            ("tokenizer.ggml.bos_token_id", Value::U32(self.bos)),
+            ("tokenizer.ggml.eos_token_id", Value::U32(self.eos)),
+        ];
+        if let Some(merges) = &self.merges {
+            metadata.push(("tokenizer.ggml.merges", strings(merges)));
+        }
+        if let Some(scores) = &self.scores {
+            let scores = scores.iter().copied().map(Value::F32).collect();
+            metadata.push(("tokenizer.ggml.scores", Value::Array(scores)));
+        }
+        text_of(metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()).unwrap()
+    }
+}
+
+fn assert_ids(what: &str, text: &Text, strings: &[String], want: &[Vec<u32>]) {
+    for (string, want) in strings.iter().zip(want) {
+        assert_eq!(&text.tokenizer.ids(string, Surround::Nothing).unwrap(), want, "{what}: {string:?}");
+    }
+}
+
+#[test]
+fn every_pre_tokenizer_cuts_as_its_models_do() {
+    let Fixture { strings, byte_pairs, .. } = Fixture::read();
+    for (pre, want) in &byte_pairs.ids {
+        assert_ids(pre, &byte_pairs.text(["gpt2", pre, "llama"]), &strings, want);
+    }
+    // Each has a case of its own.
+    let all = pre_tokenizer::ALL.map(|known| known.names().next().unwrap());
+    assert!(byte_pairs.ids.keys().map(String::as_str).eq(BTreeSet::from(all)));
+}
+
+#[test]
+fn sentence_pieces_are_those_of_others() {
+    let Fixture { strings, llama, phi3, gemma, .. } = Fixture::read();
+    assert_ids("llama", &llama.text(["llama", "default", "llama"]), &strings, &llama.ids);
+    assert_ids("phi3", &phi3.text(["llama", "default", "phi3"]), &strings, &phi3.ids);
+    assert_ids("gemma", &gemma.text(["llama", "default", "gemma2"]), &strings, &gemma.ids);
+}
+
+#[test]
+fn a_kind_says_whether_a_text_begins_with_bos_where_the_file_does_not() {
+    let Fixture { byte_pairs, llama, .. } = Fixture::read();
+    let first = |text: Text| text.tokenizer.ids("a", Surround::SpecialTokens).unwrap()[0];
+    assert_eq!(first(llama.text(["llama", "default", "llama"])), llama.bos);
+    assert_eq!(first(byte_pairs.text(["gpt2", "llama-bpe", "llama"])), byte_pairs.bos);
+    assert_ne!(first(byte_pairs.text(["gpt2", "qwen2", "llama"])), byte_pairs.bos);
+}
+
+/// Truncation cuts by the bytes that tokens cover.
+#[test]
+fn sentence_pieces_cover_the_bytes_of_the_text() {
+    let Fixture { llama, .. } = Fixture::read();
+    let string = "hi \u{6771}\u{4eac} there <|im_end|> x";
+    let pieces =
+        llama.text(["llama", "default", "llama"]).tokenizer.pieces(string, Surround::Nothing).unwrap();
+    let mut end = 0;
+    for piece in pieces {
+        let bytes = piece.bytes.unwrap();
+        assert!(bytes.start <= end && bytes.end >= end, "{bytes:?} after {end}");
+        end = bytes.end;
+    }
+    assert_eq!(end, string.len());
 }
 
 #[test]
@@ -121,24 +236,28 @@ fn flags_say_what_surrounds_a_text() {
 /// The embedded vocabulary has no merge of two digits, so it cannot show that digits are split.
 #[test]
 fn digits_stand_alone_whatever_the_merges_say() {
-    let strings =
-        |texts: &[&str]| Some(Value::Array(texts.iter().map(|t| Value::String((*t).into())).collect()));
     let text = small(&[
-        ("tokenizer.ggml.tokens", strings(&["<s>", "1", "a", "11", "</s>"])),
-        ("tokenizer.ggml.merges", strings(&["1 1"])),
+        ("tokenizer.ggml.tokens", Some(strings(&["<s>", "1", "a", "11", "</s>"]))),
+        ("tokenizer.ggml.merges", Some(strings(&["1 1"]))),
     ]);
     assert_eq!(text.unwrap().tokenizer.ids("11a1", Surround::Nothing).unwrap(), [1, 1, 2, 1]);
 }
 
 #[test]
 fn what_is_not_supported_is_refused_by_name() {
-    let string = |text: &str| Some(Value::String(text.into()));
+    let strings = |texts: &[&str]| Some(strings(texts));
+    let string = |text: &str| Some(string(text));
     let table = [
-        ("tokenizer.ggml.model", string("llama"), "`llama` is not supported, only `gpt2` is"),
-        ("tokenizer.ggml.pre", string("qwen2"), "`qwen2` is not supported, only `smollm` is"),
+        ("tokenizer.ggml.model", string("t5"), "`t5` is not supported (hint: gpt2 and llama are)"),
+        ("tokenizer.ggml.model", None, "missing"),
+        ("tokenizer.ggml.pre", string("viking"), "`viking` is not supported (hint: default, gpt-2"),
         ("tokenizer.ggml.pre", None, "missing"),
-        ("tokenizer.ggml.tokens", string("a"), "expected an array"),
+        ("tokenizer.ggml.tokens", string("a"), "expected an array of strings"),
+        ("tokenizer.ggml.merges", None, "missing"),
         ("tokenizer.ggml.merges", Some(Value::Array(vec![Value::U8(1)])), "expected an array of strings"),
+        ("tokenizer.ggml.merges", strings(&["ab"]), "expected two tokens with a space between, not `ab`"),
+        ("tokenizer.ggml.merges", strings(&["a c"]), ""),
+        ("tokenizer.ggml.token_type", None, "missing"),
         ("tokenizer.ggml.token_type", Some(Value::Array(vec![])), "expected 5 entries"),
         ("tokenizer.ggml.eos_token_id", Some(Value::U32(5)), "5 is past the 5 tokens"),
         ("tokenizer.ggml.padding_token_id", Some(Value::I32(-1)), "expected a token id"),
@@ -149,6 +268,19 @@ fn what_is_not_supported_is_refused_by_name() {
         let message = small(&[(key, value)]).err().unwrap().to_string();
         assert!(message.starts_with(&format!("m.gguf: {key}: {want}")), "{message}");
     }
-    let merges = Some(Value::Array(vec![Value::String("a c".into())]));
-    assert!(small(&[("tokenizer.ggml.merges", merges)]).is_err());
+    let pieces = |change| {
+        let changes = [
+            ("tokenizer.ggml.model", string("llama")),
+            ("tokenizer.ggml.merges", None),
+            ("tokenizer.ggml.scores", change),
+        ];
+        small(&changes).err().unwrap().to_string()
+    };
+    assert_eq!(pieces(None), "m.gguf: tokenizer.ggml.scores: missing");
+    let wrong = pieces(Some(Value::Array(vec![Value::F32(0.0)])));
+    assert_eq!(wrong, "m.gguf: tokenizer.ggml.scores: expected 5 entries, one a token");
+    let no_bos =
+        [("tokenizer.ggml.bos_token_id", None), ("tokenizer.ggml.add_bos_token", Some(Value::Bool(true)))];
+    let message = small(&no_bos).err().unwrap().to_string();
+    assert_eq!(message, "m.gguf: tokenizer.ggml.add_bos_token: true, but the file names no bos_token");
 }
