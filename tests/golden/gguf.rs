@@ -56,7 +56,7 @@ fn a_gguf_file_gives_the_tensors_of_its_case() {
     }
 }
 
-/// Biases of llama in every layer, its queries' and keys' in another order; linear scaling; phi3's factors.
+/// Biases of llama, its queries' and keys' in another order, beside each other and in one matrix; linear scaling; phi3's factors.
 #[test]
 fn further_models_give_the_rewards_of_transformers() {
     let json = std::fs::read(fixtures().join("gguf/expected.json")).unwrap();

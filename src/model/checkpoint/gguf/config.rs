@@ -7,7 +7,7 @@ use crate::{
     gguf::Gguf,
     model::config::{Config, rope::Scaling},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// Keys of sizes, less the architecture, with Hugging Face's names.
 const SIZES: [(&str, &str); 5] = [
@@ -20,12 +20,14 @@ const SIZES: [(&str, &str); 5] = [
 /// Keys that a file may do without.
 const OPTIONAL_SIZES: [(&str, &str); 2] =
     [("attention.head_count_kv", "num_key_value_heads"), ("attention.key_length", "head_dim")];
-/// Further ones, for errors.
+const EPSILON: &str = "attention.layer_norm_rms_epsilon";
+const CAP: &str = "attn_logit_softcapping";
+/// Those whose values a configuration may refuse, for its message.
 const NAMED: [(&str, &str); 5] = [
-    ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+    (EPSILON, "rms_norm_eps"),
     ("attention.sliding_window", "sliding_window"),
     ("attention.scale", "query_pre_attn_scalar"),
-    ("attn_logit_softcapping", "attn_logit_softcapping"),
+    (CAP, "attn_logit_softcapping"),
     ("rope.freq_base", "rope_theta"),
 ];
 /// Base of the rotary embedding where a file gives none.
@@ -35,7 +37,7 @@ pub fn read(gguf: &Gguf, architecture: &'static Architecture) -> Result<Config> 
     let values = Values { gguf, architecture };
     let refused = |message: String| Error::file(gguf.path(), values.in_its_words(&message));
     values.refuse_what_is_unknown()?;
-    let mut config = Config::from_fields(values.fields()?).map_err(refused)?;
+    let mut config = Config::from_fields(&values.fields()?).map_err(refused)?;
     values.change(&mut config)?;
     config.check().map_err(refused)?;
     Ok(config)
@@ -88,7 +90,7 @@ impl Values<'_> {
     }
 
     /// What Hugging Face's `config.json` would say.
-    fn fields(&self) -> Result<Map<String, Value>> {
+    fn fields(&self) -> Result<Value> {
         let window =
             self.size("attention.sliding_window")?.or(self.architecture.window).filter(|keys| *keys > 0);
         // In Hugging Face's words, a llama whose layers have windows is a mistral.
@@ -96,29 +98,23 @@ impl Values<'_> {
             "llama" if window.is_some() => "mistral",
             family => family,
         };
-        let epsilon = "attention.layer_norm_rms_epsilon";
-        let mut fields = Map::from_iter([
-            ("model_type".to_owned(), json!(family)),
-            ("vocab_size".to_owned(), json!(self.vocabulary()?)),
-            (
-                "rms_norm_eps".to_owned(),
-                json!(self.gguf.required(&self.key(epsilon), self.number(epsilon)?)?),
-            ),
-            ("rope_theta".to_owned(), json!(self.number("rope.freq_base")?.unwrap_or(THETA))),
-            ("rope_local_base_freq".to_owned(), json!(self.number("rope.freq_base_swa")?.unwrap_or(THETA))),
-            ("sliding_window".to_owned(), json!(window)),
-            ("layer_types".to_owned(), json!(self.layer_types()?)),
-            ("pad_token_id".to_owned(), json!(self.gguf.token_id("tokenizer.ggml.padding_token_id")?)),
-            (
-                "attn_logit_softcapping".to_owned(),
-                json!(self.number("attn_logit_softcapping")?.or(self.architecture.attention_cap)),
-            ),
-        ]);
+        let epsilon = self.number(EPSILON)?;
+        let mut fields = json!({
+            "model_type": family,
+            "vocab_size": self.vocabulary()?,
+            "rms_norm_eps": self.gguf.required(&self.key(EPSILON), epsilon)?,
+            "rope_theta": self.number("rope.freq_base")?.unwrap_or(THETA),
+            "rope_local_base_freq": self.number("rope.freq_base_swa")?.unwrap_or(THETA),
+            "sliding_window": window,
+            "layer_types": self.layer_types()?,
+            "pad_token_id": self.gguf.token_id("tokenizer.ggml.padding_token_id")?,
+            "attn_logit_softcapping": self.number(CAP)?.or(self.architecture.attention_cap),
+        });
         for (key, field) in SIZES {
-            fields.insert(field.to_owned(), json!(self.gguf.required(&self.key(key), self.size(key)?)?));
+            fields[field] = json!(self.gguf.required(&self.key(key), self.size(key)?)?);
         }
         for (key, field) in OPTIONAL_SIZES {
-            fields.insert(field.to_owned(), json!(self.size(key)?));
+            fields[field] = json!(self.size(key)?);
         }
         Ok(fields)
     }
@@ -181,13 +177,17 @@ impl Values<'_> {
     fn scaling(&self) -> Result<Scaling> {
         let key = self.key("rope.scaling.type");
         let linear = self.number("rope.scaling.factor")?.or(self.number("rope.scale_linear")?);
+        let magnitude = self.number(MAGNITUDE)?.unwrap_or(1.0);
         match (self.gguf.text(&key)?, self.factors()?, linear) {
+            (None | Some("none" | "linear"), None, _) if magnitude != 1.0 => Err(self.wrong(
+                MAGNITUDE,
+                format!("{magnitude} without factors for each frequency is not supported"),
+            )),
             (Some("none"), None, _) => Ok(Scaling::Default),
             (None | Some("linear"), None, linear) => {
                 Ok(linear.map_or(Scaling::Default, |factor| Scaling::Linear { factor }))
             }
             (None | Some("none" | "longrope"), Some(factors), None) => {
-                let magnitude = self.number("rope.scaling.attn_factor")?.unwrap_or(1.0);
                 Ok(Scaling::Factors { factors, magnitude })
             }
             (kind, factors, _) => {
@@ -211,6 +211,8 @@ impl Values<'_> {
     }
 }
 
+/// What cos and sin are multiplied by.
+const MAGNITUDE: &str = "rope.scaling.attn_factor";
 /// What Llama 3's scaling comes to.
 const LLAMA3: &str = "rope_freqs.weight";
 /// phi3's factors for contexts up to those of the pre-training, and those for longer ones. Files with both are read up to the

@@ -143,6 +143,7 @@ fn what_is_wrong_is_named_by_its_key() {
         ("llama", "llama.rope.dimension_count", number(4), "4 numbers of a head turn, and only all 8 can"),
         ("llama", "llama.rope.scaling.type", text("yarn"), "`yarn` without factors"),
         ("phi3", "phi3.rope.scaling.type", text("longrope"), "`longrope` without factors"),
+        ("llama", "llama.rope.scaling.attn_factor", Some(Value::F32(1.5)), "1.5 without factors"),
         ("llama", "llama.expert_count", number(8), "mixtures of experts are not supported"),
         ("qwen3", "qwen3.attention.causal", Some(Value::Bool(false)), "only causal attention"),
         ("gemma2", "gemma2.attn_logit_softcapping", Some(Value::F32(0.0)), "0 is not a positive number"),
