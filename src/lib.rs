@@ -18,6 +18,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`hub`] | models on the Hugging Face hub, by name |
+//! | [`gguf`] | what a GGUF file says, by its keys |
 //! | [`data`] | preference pairs and items from files |
 //! | [`train`] | LoRA training on pairs, with checkpoints |
 //! | [`fit`] | the two passes that fit a posterior, with checkpoints |
@@ -45,6 +46,7 @@ pub mod error;
 pub mod evaluate;
 pub mod fidelity;
 pub mod fit;
+pub mod gguf;
 pub mod http;
 pub mod hub;
 pub mod item;

@@ -8,10 +8,9 @@
 
 use std::{borrow::Cow, ops::Range, path::Path, sync::Arc};
 
-use candle_core::quantized::gguf_file;
-
 use crate::{
     Error, Result,
+    gguf::Gguf,
     item::{Input, Message},
 };
 
@@ -69,9 +68,9 @@ impl Encoder {
         Ok(Self { tokenizer, template, pad_token_id, vocabulary: None, pairs: false })
     }
 
-    /// Builds tokenizer and chat template from the metadata of the GGUF file `path`.
-    pub fn from_gguf(path: &Path, content: &gguf_file::Content) -> Result<Self> {
-        let gguf::Text { tokenizer, template, pad_token_id } = gguf::read(path, content)?;
+    /// Builds tokenizer and chat template of a GGUF file.
+    pub fn from_gguf(file: &Gguf) -> Result<Self> {
+        let gguf::Text { tokenizer, template, pad_token_id } = gguf::read(file)?;
         Ok(Self { tokenizer, template, pad_token_id, vocabulary: None, pairs: false })
     }
 

@@ -7,9 +7,10 @@ use crate::{
     Error, Result,
     nn::{
         attention::{Attention, Heads, Order},
-        mlp::{Activation, Gate},
+        mlp::Gate,
     },
 };
+use serde_json::Value;
 use std::path::Path;
 
 pub mod names;
@@ -17,7 +18,7 @@ mod raw;
 pub mod rope;
 
 use names::Names;
-use rope::{Rope, Scaling};
+use rope::Rope;
 
 /// Largest number that a configuration may give for a size; a guard against overflow.
 const LARGEST: usize = 1 << 24;
@@ -102,40 +103,16 @@ pub struct Biases {
 }
 
 impl Config {
-    /// Llama's ways, with every head of `head_dim` and rotated by `theta`; of no other size yet.
-    pub fn llama(layers: usize, heads: [usize; 2], head_dim: usize, theta: f64) -> Self {
-        Self {
-            family: "llama".into(),
-            vocab_size: 0,
-            hidden_size: 0,
-            intermediate_size: 0,
-            layers,
-            heads: heads[0],
-            kv_heads: heads[1],
-            head_dim,
-            max_length: 0,
-            pad_token_id: None,
-            names: &names::LLAMA,
-            norm: NormKind::Rms,
-            norm_eps: 1e-6,
-            qk_norm: None,
-            order: Order::ByKind,
-            attention_scale: (head_dim as f64).sqrt().recip(),
-            attention_cap: None,
-            ropes: vec![Rope { theta, size: head_dim, scaling: Scaling::Default }],
-            sights: vec![Sight { window: None, rope: 0 }; layers],
-            gate: Gate { activation: Activation::Silu, gated: true },
-            biases: Biases::default(),
-            parallel: false,
-            embedding_scale: 1.0,
-        }
-    }
-
     /// Parses the `config.json` of a Hugging Face checkpoint, of transformers 4 or 5.
     pub fn from_json(path: &Path, json: &[u8]) -> Result<Self> {
         let config = raw::parse(json).map_err(|e| Error::file(path, e))?;
         config.check().map_err(|e| Error::file(path, e))?;
         Ok(config)
+    }
+
+    /// The configuration whose `config.json` has these fields, not checked.
+    pub fn from_fields(fields: &Value) -> Result<Self, String> {
+        raw::parse(fields.to_string().as_bytes())
     }
 
     /// Refuses sizes that no model can have.

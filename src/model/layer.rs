@@ -36,10 +36,10 @@ pub(super) struct Batch {
 impl Batch {
     pub fn new(packed: &Packed, config: &Config, dtype: DType, device: &Device) -> Result<Self> {
         let pooled: Vec<u32> = packed.pooled.iter().map(|i| *i as u32).collect();
-        let rotations = config
-            .ropes
-            .iter()
-            .map(|rope| Ok(Rotation::new(&packed.positions, &rope.frequencies(), dtype, device)?));
+        let rotations = config.ropes.iter().map(|rope| {
+            let rotation = Rotation::new(&packed.positions, &rope.frequencies(), dtype, device)?;
+            Ok(rotation.times(rope.magnitude())?)
+        });
         Ok(Self {
             rotations: rotations.collect::<Result<_>>()?,
             all: Query::all(&packed.segments),

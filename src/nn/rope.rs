@@ -20,6 +20,11 @@ impl Rotation {
         Ok(Self { cos: angles.cos()?.to_dtype(dtype)?, sin: angles.sin()?.to_dtype(dtype)? })
     }
 
+    /// Makes what turns longer too.
+    pub fn times(self, magnitude: f64) -> Result<Self> {
+        Ok(Self { cos: (self.cos * magnitude)?, sin: (self.sin * magnitude)? })
+    }
+
     /// Turns the heads of each token that begin at `starts`: (N, width) -> (N, width). Takes the only handle of `x`.
     pub fn apply(&self, x: Tensor, starts: &[usize]) -> Result<Tensor> {
         self.turn(x, starts, 1.0)

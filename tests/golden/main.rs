@@ -32,6 +32,7 @@ use std::{
 };
 
 mod batches;
+mod gguf;
 mod sketch;
 
 const CASES: [&str; 19] = [
@@ -67,11 +68,15 @@ struct Case {
 impl Case {
     fn all() -> impl Iterator<Item = Self> {
         CASES.into_iter().map(|name| {
-            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/cases").join(name);
-            let base = Checkpoint::open(&folder.join("base")).unwrap();
-            let adapter = Adapter::load(&folder.join("adapter"), &base.config).unwrap();
-            Self { folder, base, adapter }
+            let folder = fixtures().join("cases").join(name);
+            Self::open(Checkpoint::open(&folder.join("base")).unwrap(), folder)
         })
+    }
+
+    /// The case of a folder, with this base.
+    fn open(base: Checkpoint, folder: PathBuf) -> Self {
+        let adapter = Adapter::load(&folder.join("adapter"), &base.config).unwrap();
+        Self { folder, base, adapter }
     }
 
     fn model(&self, dtype: DType) -> RewardModel {
@@ -104,6 +109,10 @@ impl Case {
     }
 }
 
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
 fn assert_close(what: &str, got: f64, want: f64, tolerance: f64) {
     assert!((got - want).abs() <= tolerance * want.abs().max(1.0), "{what}: {got} is not {want}");
 }
@@ -111,18 +120,20 @@ fn assert_close(what: &str, got: f64, want: f64, tolerance: f64) {
 /// With the fused kernels (f32), and with candle's operations, which other devices and types take (f64).
 #[test]
 fn tokens_and_means_are_those_of_transformers() {
-    for case in Case::all() {
-        let (ids, sequences) = case.inputs();
-        let expected = &case.json("expected.json")["items"];
-        let means = |dtype| case.model(dtype).rewards(&Packed::sequences(&sequences)).unwrap();
-        let (fused, portable) = (means(DType::F32), means(DType::F64));
-        for (i, (id, sequence)) in ids.iter().zip(&sequences).enumerate() {
-            let what = format!("{} {id}", case.folder.display());
-            let want: Vec<u32> = serde_json::from_value(expected[id]["input_ids"].clone()).unwrap();
-            assert_eq!(sequence.ids, want, "{what}");
-            for mean in [fused[i], portable[i]] {
-                assert_close(&what, mean, expected[id]["mean"].as_f64().unwrap(), 1e-4);
-            }
+    Case::all().for_each(|case| assert_means(&case));
+}
+
+fn assert_means(case: &Case) {
+    let (ids, sequences) = case.inputs();
+    let expected = &case.json("expected.json")["items"];
+    let means = |dtype| case.model(dtype).rewards(&Packed::sequences(&sequences)).unwrap();
+    let (fused, portable) = (means(DType::F32), means(DType::F64));
+    for (i, (id, sequence)) in ids.iter().zip(&sequences).enumerate() {
+        let what = format!("{} {id}", case.folder.display());
+        let want: Vec<u32> = serde_json::from_value(expected[id]["input_ids"].clone()).unwrap();
+        assert_eq!(sequence.ids, want, "{what}");
+        for mean in [fused[i], portable[i]] {
+            assert_close(&what, mean, expected[id]["mean"].as_f64().unwrap(), 1e-4);
         }
     }
 }
@@ -224,14 +235,16 @@ fn by_block(
 
 #[test]
 fn variances_are_those_of_autograd_block_by_block() {
-    for case in Case::all() {
-        for dtype in [DType::F32, DType::F64] {
-            assert_variances(&case, &case.model(dtype));
-        }
+    Case::all().for_each(|case| assert_variances(&case));
+}
+
+fn assert_variances(case: &Case) {
+    for dtype in [DType::F32, DType::F64] {
+        assert_variances_of(case, &case.model(dtype));
     }
 }
 
-fn assert_variances(case: &Case, model: &RewardModel) {
+fn assert_variances_of(case: &Case, model: &RewardModel) {
     let (ids, sequences) = case.inputs();
     let expected = &case.json("expected.json")["items"];
     let blocks = by_block(model, &posterior(case, model), &sequences);

@@ -27,6 +27,13 @@ pub enum Scaling {
         high_freq_factor: f64,
         original_max_position_embeddings: f64,
     },
+    /// Each pair's frequency is divided by a factor of its own, and cos and sin are multiplied by `magnitude`: what GGUF files
+    /// hold of scalings.
+    #[serde(skip)]
+    Factors {
+        factors: Vec<f64>,
+        magnitude: f64,
+    },
 }
 
 impl Rope {
@@ -56,6 +63,13 @@ impl Rope {
                     false => Ok(()),
                 }
             }
+            Scaling::Factors { factors, .. } if factors.len() != self.pairs() => {
+                Err(format!("rope factors: {} for {} pairs", factors.len(), self.pairs()))
+            }
+            Scaling::Factors { factors, magnitude } => {
+                let all_positive = factors.iter().chain([magnitude]).all(|x| x.is_finite() && *x > 0.0);
+                all_positive.then_some(()).ok_or_else(|| "rope factors: not all are positive".into())
+            }
         }
     }
 
@@ -70,12 +84,23 @@ impl Rope {
             let exponent = (2 * i) as f32 / self.size as f32;
             1.0 / (self.theta as f32).powf(exponent)
         });
-        plain.map(|frequency| self.scaling.apply(f64::from(frequency)) as f32).collect()
+        plain
+            .zip(0..)
+            .map(|(frequency, pair)| self.scaling.apply(f64::from(frequency), pair) as f32)
+            .collect()
+    }
+
+    /// What cos and sin are multiplied by.
+    pub fn magnitude(&self) -> f64 {
+        match self.scaling {
+            Scaling::Factors { magnitude, .. } => magnitude,
+            _ => 1.0,
+        }
     }
 }
 
 impl Scaling {
-    fn apply(&self, frequency: f64) -> f64 {
+    fn apply(&self, frequency: f64, pair: usize) -> f64 {
         match self {
             Self::Default => frequency,
             Self::Linear { factor } => frequency / factor,
@@ -86,6 +111,7 @@ impl Scaling {
                 let kept = kept.clamp(0.0, 1.0);
                 (1.0 - kept) * frequency / factor + kept * frequency
             }
+            Self::Factors { factors, .. } => frequency / factors[pair],
         }
     }
 }

@@ -3,13 +3,11 @@ use serde_json::json;
 
 /// A base of three layers.
 pub fn base() -> Config {
-    Config {
-        vocab_size: 10,
-        hidden_size: 8,
-        intermediate_size: 6,
-        max_length: 64,
-        ..Config::llama(3, [2, 1], 4, 1e4)
-    }
+    let fields = json!({
+        "model_type": "llama", "vocab_size": 10, "hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 3,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "max_position_embeddings": 64
+    });
+    Config::from_fields(&fields).unwrap()
 }
 
 fn sites(change: Value) -> Result<Vec<String>> {
