@@ -197,6 +197,7 @@ impl Limits {
             header_timeout: Duration::from_secs(self.header_timeout),
             connections: self.connections,
             drain: Duration::from_secs(self.drain),
+            ..http::Config::default()
         }
     }
 }
