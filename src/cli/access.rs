@@ -119,3 +119,82 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
     let address = listener.local_addr().map_err(Error::io(address.to_string()))?;
     Ok((listener, address))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        access: AccessArgs,
+    }
+
+    fn parse(flags: &[&str]) -> Result<AccessArgs, String> {
+        let line = Line::try_parse_from(["rewarden"].iter().chain(flags));
+        line.map(|line| line.access).map_err(|error| error.to_string())
+    }
+
+    fn read(flags: &[&str]) -> Result<Access, String> {
+        parse(flags)?.read().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn flags_that_need_each_other_say_so() {
+        for (given, missing) in [
+            (["--tls-certificate", "x"], "--tls-key"),
+            (["--tls-key", "x"], "--tls-certificate"),
+            (["--metrics-host", "::1"], "--metrics-port"),
+        ] {
+            assert!(parse(&given).unwrap_err().contains(missing), "{given:?}");
+        }
+        assert!(parse(&["--cors-origin", "example.com"]).unwrap_err().contains("expected `scheme://host"));
+    }
+
+    #[test]
+    fn a_key_of_the_command_line_joins_those_of_the_file_and_is_never_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.jsonl");
+        let file = path.to_str().unwrap();
+        fs::write(&path, r#"{"name":"root","key":"of-the-file","roles":["admin"]}"#).unwrap();
+        let keys = read(&["--keys", file, "--api-key", "hidden"]).unwrap().keys;
+        let of = |secret: &str| keys.find(secret.as_bytes()).map(Key::name);
+        assert_eq!([of("of-the-file"), of("hidden"), of("other")], [Some("root"), Some(NAME), None]);
+        assert!(!keys.find(b"hidden").unwrap().has(Role::Metrics));
+        assert!(read(&[]).unwrap().keys.is_empty());
+
+        let debug = format!("{:?}", parse(&["--api-key", "hidden"]).unwrap());
+        assert!(!debug.contains("hidden"), "{debug}");
+        for (secret, message) in
+            [("", "empty"), ("hidden hidden", "visible"), ("sha256:hidden", "64 hexadecimal")]
+        {
+            let error = read(&["--api-key", secret]).err().unwrap();
+            assert!(error.starts_with("--api-key: ") && error.contains(message), "{error}");
+            assert!(!error.contains("hidden"), "{error}");
+        }
+        let error = read(&["--keys", file, "--api-key", "of-the-file"]).err().unwrap();
+        assert_eq!(error, "--api-key: key: the same as that of `root`");
+    }
+
+    #[tokio::test]
+    async fn metrics_are_on_the_same_host_unless_they_have_another() {
+        let bound = async |flags: &[&str]| {
+            let sockets = read(flags).unwrap().bind().await.unwrap();
+            let metrics = sockets.metrics.map(|listener| listener.local_addr().unwrap().ip());
+            (sockets.service.local_addr().unwrap().ip(), metrics)
+        };
+        let [one, other] = ["127.0.0.1", "127.0.0.2"].map(|host| host.parse::<IpAddr>().unwrap());
+        assert_eq!(bound(&["--port", "0"]).await, (one, None));
+        let apart = ["--port", "0", "--host", "127.0.0.2", "--metrics-port", "0"];
+        assert_eq!(bound(&apart).await, (other, Some(other)));
+        assert_eq!(bound(&[&apart[..], &["--metrics-host", "127.0.0.1"]].concat()).await, (other, Some(one)));
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = read(&["--port", &address.port().to_string()]).unwrap().bind().await.err().unwrap();
+        assert!(error.to_string().starts_with(&address.to_string()), "{error}");
+    }
+}

@@ -4,7 +4,7 @@
 
 use std::{str::FromStr, time::Duration};
 
-use axum::http::{HeaderName, HeaderValue, Uri, header::RETRY_AFTER, uri::PathAndQuery};
+use axum::http::{HeaderName, HeaderValue, Uri, header::RETRY_AFTER};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 
 use super::layers::REQUEST_ID;
@@ -35,9 +35,9 @@ impl FromStr for Origin {
         let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
             return Err(hint.into());
         };
-        let bare = uri.path_and_query().is_none_or(|path| *path == PathAndQuery::from_static("/"));
+        // As browsers send it; they know no wildcards.
         let origin = format!("{scheme}://{authority}");
-        if !bare || origin != text || authority.as_str().contains('@') || text != text.to_ascii_lowercase() {
+        if origin != text || origin != text.to_ascii_lowercase() || origin.contains(['@', '*']) {
             return Err(hint.into());
         }
         HeaderValue::try_from(origin).map(Self::Exact).map_err(|e| e.to_string())
@@ -79,7 +79,8 @@ mod tests {
             "https://example.com/x",
             "https://u@example.com",
             "null",
-            "https://*.Example.com",
+            "https://Example.com",
+            "https://*.example.com",
             "**",
         ] {
             assert!(wrong.parse::<Origin>().unwrap_err().contains("expected `scheme"), "{wrong}");

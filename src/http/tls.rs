@@ -39,19 +39,21 @@ impl Tls {
     /// Reads PEM files: a certificate with those that lead to its root, and its key.
     pub fn read(certificate: &Path, key: &Path) -> Result<Self> {
         let chain = CertificateDer::pem_slice_iter(&bytes(certificate)?).collect::<Result<Vec<_>, _>>();
-        let chain = chain.map_err(|e| Error::file(certificate, e))?;
+        let chain = chain.map_err(|_| damaged(certificate))?;
         if chain.is_empty() {
             return Err(Error::file(certificate, "no certificate in PEM"));
         }
         let secret = PrivateKeyDer::from_pem_slice(&bytes(key)?).map_err(|e| match e {
             pem::Error::NoItemsFound => Error::file(key, "no private key in PEM that is not encrypted"),
-            e => Error::file(key, e),
+            _ => damaged(key),
         })?;
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, secret));
         let mut config = config.map_err(|e| match e {
-            rustls::Error::InvalidCertificate(_) => Error::file(certificate, e),
+            rustls::Error::InvalidCertificate(reason) => {
+                Error::file(certificate, format!("no certificate for a server: {reason}"))
+            }
             rustls::Error::InconsistentKeys(_) => {
                 Error::file(key, format!("not the key of the certificate in {}", certificate.display()))
             }
@@ -60,6 +62,11 @@ impl Tls {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self(Arc::new(config).into()))
     }
+}
+
+/// The parser's own message may quote the file.
+fn damaged(path: &Path) -> Error {
+    Error::file(path, "a section is not PEM")
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>> {
