@@ -92,7 +92,7 @@ impl Access {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let (service, address) = listen(self.address).await?;
         tracing::info!("listening on {scheme}://{address} (documentation under /docs)");
-        if self.keys.is_empty() && !address.ip().is_loopback() {
+        if self.is_open_to_others(address.ip()) {
             tracing::warn!(
                 "no API keys: whoever can reach {address} can use the service (hint: `--keys FILE`, or REWARDEN_API_KEY)"
             );
@@ -106,6 +106,11 @@ impl Access {
             None => None,
         };
         Ok(Sockets { service, metrics, tls: self.tls.clone() })
+    }
+
+    /// Whether other machines may come in without a key.
+    fn is_open_to_others(&self, host: IpAddr) -> bool {
+        self.keys.is_empty() && !host.to_canonical().is_loopback()
     }
 
     /// Puts keys and origins into the service's settings.
@@ -178,6 +183,18 @@ mod tests {
         }
         let error = read(&["--keys", file, "--api-key", "of-the-file"]).err().unwrap();
         assert_eq!(error, "--api-key: key: the same as that of `root`");
+    }
+
+    #[test]
+    fn it_is_said_when_other_machines_may_come_in_without_a_key() {
+        let (open, closed) = (read(&[]).unwrap(), read(&["--api-key", "secret"]).unwrap());
+        let own = ["127.0.0.1", "127.3.2.1", "::1", "::ffff:127.0.0.1"].map(|host| (host, false));
+        let other = ["0.0.0.0", "::", "10.0.0.1"].map(|host| (host, true));
+        for (host, others) in own.into_iter().chain(other) {
+            let host = host.parse().unwrap();
+            assert_eq!(open.is_open_to_others(host), others, "{host}");
+            assert!(!closed.is_open_to_others(host), "{host}");
+        }
     }
 
     #[tokio::test]
