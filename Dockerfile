@@ -20,7 +20,8 @@ COPY models /opt/rewarden/models
 COPY --from=build /out/rewarden /opt/rewarden/rewarden
 USER 65534:65534
 WORKDIR /opt/rewarden
-# Inside a container the loopback address would be reachable from nowhere.
+# Inside a container the loopback address would be reachable from nowhere. Who may come is settled where the port is published,
+# and by keys: docker run -e REWARDEN_API_KEY ... (README, Access).
 ENV REWARDEN_HOST=0.0.0.0
 EXPOSE 8080
 STOPSIGNAL SIGTERM

@@ -10,6 +10,7 @@ use crate::{
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 
+mod access;
 pub mod bench;
 pub mod device;
 mod evaluate;

@@ -1,7 +1,7 @@
 //! The HTTP service: routes, the layers around them, and the server.
 //!
 //! The router is a table, and the OpenAPI document is read off it. Handlers extract, call the engine and
-//! map the result; what they share is an [`App`]. [`serve`] is the whole service as a value: a listener, an
+//! map the result; what they share is an [`App`]. [`serve`] is the whole service as a value: sockets, an
 //! app, and a future that says when to stop.
 
 use std::{sync::Arc, time::Duration};
@@ -13,7 +13,7 @@ use axum::{
     middleware::{from_fn, from_fn_with_state, map_response},
     response::Response,
 };
-use tokio::{net::TcpListener, sync::Notify};
+use tokio::{net::TcpListener, sync::watch};
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::{
@@ -28,6 +28,8 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::{Error, Result, engine::Engine, telemetry::metrics::Metrics};
 
+pub mod access;
+pub mod cors;
 mod error;
 mod json;
 mod layers;
@@ -36,13 +38,17 @@ mod models;
 mod object;
 mod ops;
 mod rewards;
+pub mod tls;
 
+use access::keys::Keys;
+use cors::Origin;
 use listener::{Bounded, Turns};
+use tls::Tls;
 
 /// What is left of a connection's time after the last request's, when the service stops.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Bounds on what clients may ask.
+/// Bounds on what clients may ask, and who may.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Bytes of a request's body.
@@ -57,6 +63,10 @@ pub struct Config {
     pub connections: usize,
     /// How long `/readyz` says no, while requests are still taken, before the service stops listening.
     pub drain: Duration,
+    /// Who is let in; everyone if there are none.
+    pub keys: Keys,
+    /// Origins whose pages may call the service.
+    pub origins: Vec<Origin>,
 }
 
 impl Default for Config {
@@ -68,6 +78,8 @@ impl Default for Config {
             header_timeout: Duration::from_secs(10),
             connections: 512,
             drain: Duration::ZERO,
+            keys: Keys::default(),
+            origins: Vec::new(),
         }
     }
 }
@@ -114,19 +126,23 @@ impl App {
 )]
 struct Document;
 
-/// Every route with its documentation.
+/// Every route with its documentation, but for the metrics.
 fn table() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(rewards::rewards))
         .routes(routes!(models::models))
         .routes(routes!(ops::livez))
         .routes(routes!(ops::readyz))
-        .routes(routes!(ops::metrics))
+}
+
+/// The route that may have a port of its own.
+fn metrics() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(ops::metrics))
 }
 
 /// Returns the OpenAPI document of the service.
 pub fn openapi() -> OpenApi {
-    strict(table().into_openapi())
+    access::document::guarded(strict(table().merge(metrics()).into_openapi()))
 }
 
 /// Says of items and messages what the server does: fields that are not known are refused. Files may have
@@ -141,22 +157,28 @@ fn strict(mut api: OpenApi) -> OpenApi {
     api
 }
 
-/// Makes the router with all its layers.
-pub fn router(app: App) -> Router {
+/// Routes and documentation.
+fn service() -> Router<App> {
     let docs = Router::<App>::from(
         SwaggerUi::new("/docs")
             .url("/openapi.json", openapi())
             .config(utoipa_swagger_ui::Config::from("/openapi.json").validator_url("none")),
     );
+    Router::from(table()).merge(docs.layer(map_response(own_origin_only)))
+}
+
+/// Puts all layers around routes.
+fn layered(routes: Router<App>, app: App) -> Router {
     let layers = ServiceBuilder::new()
         .layer(from_fn(layers::turn))
         .layer(from_fn(layers::request_id))
         .layer(from_fn_with_state(app.clone(), layers::observe))
+        .option_layer(cors::layer(&app.config().origins))
+        .layer(from_fn_with_state(app.clone(), access::guard))
         .layer(CatchPanicLayer::custom(layers::panicked))
         .layer(from_fn_with_state(app.clone(), layers::deadline))
         .layer(DefaultBodyLimit::max(app.config().body_limit));
-    Router::from(table())
-        .merge(docs.layer(map_response(own_origin_only)))
+    routes
         .fallback(layers::no_route)
         .method_not_allowed_fallback(layers::no_method)
         .layer(layers)
@@ -170,34 +192,66 @@ async fn own_origin_only(mut response: Response) -> Response {
     response
 }
 
+/// Where the service listens.
+pub struct Sockets {
+    /// For everything.
+    pub service: TcpListener,
+    /// For `/metrics` alone, which is then nowhere else.
+    pub metrics: Option<TcpListener>,
+    /// What is shown to clients on both; without it they talk in the clear.
+    pub tls: Option<Tls>,
+}
+
+impl From<TcpListener> for Sockets {
+    fn from(service: TcpListener) -> Self {
+        Self { service, metrics: None, tls: None }
+    }
+}
+
 /// Serves until `shutdown`, then finishes what was accepted. A model that does not warm up, or a worker that
 /// fails, ends it with an error.
 pub async fn serve(
-    listener: TcpListener,
+    sockets: impl Into<Sockets>,
     app: App,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
+    let Sockets { service: listener, metrics: apart, tls } = sockets.into();
     let (engine, config) = (app.engine().clone(), app.config().clone());
-    let stopping = Arc::new(Notify::new());
-    let stopped = Arc::clone(&stopping);
-    let draining = engine.clone();
-    let signal = async move {
+    let (stop, _) = watch::channel(false);
+    let stopped = || {
+        let mut stop = stop.subscribe();
+        // An error says that the sender is gone, which is the end too.
+        async move { drop(stop.wait_for(|stop| *stop).await) }
+    };
+    let signal = async {
         shutdown.await;
         tracing::info!("shutting down");
-        draining.drain();
+        engine.drain();
         tokio::time::sleep(config.drain).await;
-        stopping.notify_one();
+        stop.send_replace(true);
+        Ok(())
     };
-    let listener = Bounded::new(listener, config.connections, config.header_timeout);
-    let service = router(app).into_make_service_with_connect_info::<Turns>();
-    let server = axum::serve(listener, service).with_graceful_shutdown(signal);
+    let server = async |listener, routes| {
+        let listener = Bounded::new(listener, tls.clone(), config.connections, config.header_timeout);
+        let service = layered(routes, app.clone()).into_make_service_with_connect_info::<Turns>();
+        axum::serve(listener, service).with_graceful_shutdown(stopped()).await
+    };
+    let servers = async {
+        match apart {
+            Some(apart) => {
+                tokio::try_join!(signal, server(listener, service()), server(apart, metrics().into()))
+                    .map(drop)
+            }
+            None => tokio::try_join!(signal, server(listener, service().merge(metrics()))).map(drop),
+        }
+    };
     // Requests end by their own timeout; a connection that is silent, or does not read, must not keep the rest.
-    let overdue = async move {
-        stopped.notified().await;
+    let overdue = async {
+        stopped().await;
         tokio::time::sleep(config.timeout.saturating_add(LAST_WORDS)).await;
     };
     tokio::select! {
-        served = server => served.map_err(Error::io("listener")),
+        served = servers => served.map_err(Error::io("listener")),
         () = overdue => Ok(()),
         error = engine.failed() => Err(error),
     }

@@ -1,6 +1,7 @@
 //! `rewarden serve`, and plain `rewarden`: the HTTP service.
 
 use super::{
+    access::{Access, AccessArgs},
     model::{BaseArgs, NamedAdapter, Opened, embedded},
     scoring::ScoringArgs,
 };
@@ -15,12 +16,10 @@ use crate::{
 use clap::builder::RangedU64ValueParser;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     str::FromStr,
     sync::Arc,
     time::Duration,
 };
-use tokio::net::TcpListener;
 
 /// Name of the embedded adapter's model, and of a base's own head.
 const DEFAULT: &str = "default";
@@ -37,14 +36,10 @@ pub struct Serve {
     /// Several of the adapters as one model, whose variance is the mean of theirs and what their means differ by; repeatable
     #[arg(long, value_name = "NAME=A,B,..", env = "REWARDEN_ENSEMBLE", value_delimiter = ';')]
     ensemble: Vec<NamedEnsemble>,
-    /// Address to listen on; 0.0.0.0 is every interface
-    #[arg(long, default_value = "127.0.0.1", env = "REWARDEN_HOST")]
-    host: IpAddr,
-    /// Port to listen on; 0 takes a free one
-    #[arg(long, default_value_t = 8080, env = "REWARDEN_HTTP_PORT")]
-    port: u16,
     #[command(flatten)]
     scoring: ScoringArgs,
+    #[command(flatten)]
+    access: AccessArgs,
     #[command(flatten)]
     limits: Limits,
 }
@@ -103,20 +98,17 @@ impl Serve {
     /// Serves until it is told to stop.
     pub fn run(self) -> Result<()> {
         let runtime = tokio::runtime::Runtime::new().map_err(Error::io("runtime"))?;
+        let access = self.access.clone().read()?;
         let models = self.models()?;
-        runtime.block_on(self.serve(models))
+        runtime.block_on(self.serve(access, models))
     }
 
-    async fn serve(self, models: Vec<Model>) -> Result<()> {
-        let address = (self.host, self.port);
-        let listener = TcpListener::bind(address).await;
-        let listener = listener.map_err(Error::io(format!("{}:{}", self.host, self.port)))?;
+    async fn serve(self, access: Access, models: Vec<Model>) -> Result<()> {
+        let sockets = access.bind().await?;
         let metrics = Arc::new(Metrics::new().map_err(|e| Error::Internal(format!("metrics: {e}")))?);
         let engine = Engine::start(models, &self.limits.engine(), Arc::clone(&metrics))?;
-        if let Ok(address) = listener.local_addr() {
-            tracing::info!("listening on http://{address} (documentation under /docs)");
-        }
-        http::serve(listener, App::new(engine, metrics, self.limits.http()), stop_signal()).await
+        let config = access.config(self.limits.http());
+        http::serve(sockets, App::new(engine, metrics, config), stop_signal()).await
     }
 
     /// Opens the base once and puts every adapter on it.
@@ -207,6 +199,7 @@ impl Limits {
             header_timeout: Duration::from_secs(self.header_timeout),
             connections: self.connections,
             drain: Duration::from_secs(self.drain),
+            ..http::Config::default()
         }
     }
 }

@@ -5,16 +5,22 @@
 
 use axum::{
     Json,
-    http::{HeaderValue, StatusCode, header::RETRY_AFTER},
+    http::{
+        HeaderValue, StatusCode,
+        header::{RETRY_AFTER, WWW_AUTHENTICATE},
+    },
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::access::Role;
 use crate::Error;
 
 /// Seconds after which a client that was turned away may try again.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
+/// How a key is shown.
+const CHALLENGE: HeaderValue = HeaderValue::from_static(r#"Bearer realm="rewarden""#);
 
 /// The body of every answer that is not a success.
 #[derive(Debug, Serialize, ToSchema)]
@@ -28,7 +34,8 @@ pub struct ErrorBody {
 pub struct ErrorDetail {
     /// For people.
     pub message: String,
-    /// The class of the error: `invalid_request_error`, `overloaded_error`, `timeout_error` or `server_error`.
+    /// The class of the error: `invalid_request_error`, `authentication_error`, `permission_error`, `overloaded_error`,
+    /// `timeout_error` or `server_error`.
     pub r#type: &'static str,
     /// The field at fault as a path, such as `items[1].response`.
     pub param: Option<String>,
@@ -64,6 +71,12 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "unreadable_body", format!("body: {message}"))
     }
 
+    /// The body is an array in an array in an array, or the like, too often.
+    pub fn too_deep(limit: usize) -> Self {
+        let message = format!("body: more than {limit} arrays and objects in each other");
+        Self::new(StatusCode::BAD_REQUEST, "too_deep", message)
+    }
+
     /// The body has more bytes than allowed.
     pub fn body_too_large() -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "body: larger than the server accepts")
@@ -80,6 +93,23 @@ impl ApiError {
     pub fn content_type() -> Self {
         let message = "content-type: must be `application/json`";
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
+    }
+
+    /// No key was shown where one is needed.
+    pub fn no_key() -> Self {
+        let message = "an API key is needed (hint: the header `authorization: Bearer KEY`)";
+        Self::new(StatusCode::UNAUTHORIZED, "missing_api_key", message)
+    }
+
+    /// The key that was shown is none of ours.
+    pub fn unknown_key() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_api_key", "the API key is not known")
+    }
+
+    /// The path needs a role that the caller does not have.
+    pub fn no_role(role: Role) -> Self {
+        let message = format!("an API key with the role `{}` is needed", role.name());
+        Self::new(StatusCode::FORBIDDEN, "missing_role", message)
     }
 
     /// No route has this path.
@@ -99,6 +129,8 @@ impl ApiError {
 
     fn kind(&self) -> &'static str {
         match self.status {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::FORBIDDEN => "permission_error",
             StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
             StatusCode::GATEWAY_TIMEOUT => "timeout_error",
             status if status.is_server_error() => "server_error",
@@ -152,9 +184,12 @@ impl IntoResponse for ApiError {
         let Self { code, param, message, .. } = self;
         let body = ErrorBody { error: ErrorDetail { message, r#type: kind, param, code } };
         let mut response = (status, Json(body)).into_response();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
-        }
+        let header = match status {
+            StatusCode::SERVICE_UNAVAILABLE => Some((RETRY_AFTER, RETRY_SECONDS)),
+            StatusCode::UNAUTHORIZED => Some((WWW_AUTHENTICATE, CHALLENGE)),
+            _ => None,
+        };
+        response.headers_mut().extend(header);
         response
     }
 }

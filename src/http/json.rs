@@ -15,6 +15,9 @@ use serde_json::error::Category;
 use super::{error::ApiError, object::Object};
 use crate::Error;
 
+/// Arrays and objects in each other: many more than any request has.
+const MAX_DEPTH: usize = 32;
+
 /// A body of JSON without unknown fields.
 pub struct StrictJson<T>(pub T);
 
@@ -32,8 +35,27 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for StrictJson<T> {
                 _ => ApiError::body(message),
             }
         })?;
+        if too_deep(&bytes) {
+            return Err(ApiError::too_deep(MAX_DEPTH));
+        }
         parse(&bytes).map(Self)
     }
+}
+
+/// Whether more arrays and objects are open at once than allowed. Of JSON only: what is not JSON is for the parser to refuse.
+fn too_deep(bytes: &[u8]) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    bytes.iter().any(|byte| {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => depth += 1,
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth > MAX_DEPTH
+    })
 }
 
 /// `application/json` or `application/...+json`, with any parameters.
@@ -115,6 +137,19 @@ mod tests {
         }
         let value = parse::<Outer>(br#"{"inner":[{"number":null},null]}"#).unwrap();
         assert_eq!(value, Outer { inner: vec![Some(Object(Inner { number: None })), None] });
+    }
+
+    #[test]
+    fn the_depth_is_that_of_arrays_and_objects_outside_of_strings() {
+        let deep = |open: &str, levels: usize| open.repeat(levels);
+        assert!(!too_deep(deep("[", MAX_DEPTH).as_bytes()));
+        assert!(too_deep(deep("[", MAX_DEPTH + 1).as_bytes()));
+        assert!(too_deep(deep("{\"a\":", MAX_DEPTH + 1).as_bytes()));
+        assert!(!too_deep(deep("[],{},", MAX_DEPTH + 1).as_bytes()));
+        let text = deep("[", MAX_DEPTH + 1);
+        assert!(!too_deep(format!(r#"["{text}"]"#).as_bytes()));
+        assert!(!too_deep(format!(r#"["\"{text}"]"#).as_bytes()));
+        assert!(too_deep(format!(r#"["\\"{text}"#).as_bytes()));
     }
 
     #[test]

@@ -10,17 +10,18 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use tracing::{Instrument, debug, info, info_span};
+use tracing::{Instrument, debug, field::Empty, info, info_span};
 use uuid::Uuid;
 
 use super::{App, error::ApiError, listener::Turns};
 use crate::Error;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The header with a request's id.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Bytes of a client's request id; a longer one is replaced.
 const MAX_REQUEST_ID: usize = 128;
 /// The code in logs and metrics of a request whose client went away before the answer.
-const CLIENT_GONE: u16 = 499;
+pub const CLIENT_GONE: u16 = 499;
 
 /// A bound on the timeout, past which a moment could not be represented.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -61,7 +62,8 @@ pub async fn request_id(mut request: Request, next: Next) -> Response {
 pub async fn observe(State(app): State<App>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let id = request.headers().get(&REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
-    let span = info_span!("request", id, method = %request.method());
+    // The guard puts the key's name in.
+    let span = info_span!("request", id, method = %request.method(), key = Empty);
     let mut observed =
         Observed { app, route, started: Instant::now(), code: CLIENT_GONE, cost: Cost::default() };
     async move {

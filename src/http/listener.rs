@@ -22,10 +22,12 @@ use axum::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Sleep, sleep},
 };
+
+use super::tls::{Stream, Tls};
 
 /// How long a connection may rest between two requests.
 const REST: Duration = Duration::from_secs(75);
@@ -33,15 +35,21 @@ const REST: Duration = Duration::from_secs(75);
 /// A listener that takes a bounded number of connections.
 pub struct Bounded {
     listener: TcpListener,
+    tls: Option<Tls>,
     places: Arc<Semaphore>,
     header_timeout: Duration,
 }
 
 impl Bounded {
-    /// Bounds the connections of `listener`, and the time that each may take to send its headers.
-    pub fn new(listener: TcpListener, connections: usize, header_timeout: Duration) -> Self {
+    /// Bounds the connections of `listener`, and the time that each may take for its handshake and its headers.
+    pub fn new(
+        listener: TcpListener,
+        tls: Option<Tls>,
+        connections: usize,
+        header_timeout: Duration,
+    ) -> Self {
         let places = Arc::new(Semaphore::new(connections.clamp(1, Semaphore::MAX_PERMITS)));
-        Self { listener, places, header_timeout }
+        Self { listener, tls, places, header_timeout }
     }
 }
 
@@ -53,6 +61,7 @@ impl Listener for Bounded {
         // The semaphore is never closed, so there is always a place in the end.
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
         let (stream, address) = Listener::accept(&mut self.listener).await;
+        let stream = Stream::new(stream, self.tls.as_ref());
         (Connection::new(stream, place, self.header_timeout), address)
     }
 
@@ -95,7 +104,7 @@ impl Connected<IncomingStream<'_, Bounded>> for Turns {
 
 /// A connection with its clock.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     turns: Turns,
     /// The count of turns that the clock was set for.
     seen: usize,
@@ -108,7 +117,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    fn new(stream: TcpStream, place: Option<OwnedSemaphorePermit>, header_timeout: Duration) -> Self {
+    fn new(stream: Stream, place: Option<OwnedSemaphorePermit>, header_timeout: Duration) -> Self {
         let clock = Box::pin(sleep(header_timeout));
         let turns = Turns::default();
         Self { stream, turns, seen: 0, begun: true, clock, header_timeout, _place: place }

@@ -1,9 +1,10 @@
 //! The service on a free port, with a stand-in for the model that tests can hold, fail and question.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{
-        Arc, Condvar, Mutex,
+        Arc, Condvar, LazyLock, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -16,7 +17,7 @@ use rewarden::{
         Engine,
         registry::{Model, Served},
     },
-    http::{self, App},
+    http::{self, App, Sockets, tls::Tls},
     posterior::Novelty,
     score::{Estimate, Score, Want},
     telemetry::metrics::Metrics,
@@ -46,6 +47,9 @@ pub struct Setup {
     pub quantiles: Vec<(f64, f64)>,
     /// Whether the models fail whatever they are given.
     pub broken: bool,
+    pub tls: Option<Tls>,
+    /// Whether the metrics have a port of their own.
+    pub apart: bool,
 }
 
 /// A service under test.
@@ -59,6 +63,8 @@ pub struct Service {
     pub server: JoinHandle<Result<()>>,
     pub shutdown: Option<oneshot::Sender<()>>,
     pub address: SocketAddr,
+    /// Of the metrics, where they have their own.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// While shut, keeps the stand-in from scoring.
@@ -133,6 +139,50 @@ fn encoder() -> Arc<Encoder> {
     Arc::new(Encoder::from_folder(folder.path(), None).unwrap().with_vocabulary(WORDS.len()))
 }
 
+async fn free() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
+}
+
+/// What the process has logged, as JSON lines.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Starts to log. For the whole process: one for a test's thread alone would miss what other threads are the first to log.
+    pub fn start() -> &'static Self {
+        static LOG: LazyLock<Log> = LazyLock::new(|| {
+            let log = Log::default();
+            let writer = log.clone();
+            let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+            tracing::subscriber::set_global_default(subscriber).unwrap();
+            log
+        });
+        &LOG
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    /// The lines about the request with this id.
+    pub fn of(&self, id: &str) -> Vec<Value> {
+        let text = self.text();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["span"]["id"] == id).collect()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl Service {
     /// Starts a service of two models, `bayes` and `plain` without a posterior, and waits until it is ready.
     pub async fn ready() -> Self {
@@ -146,7 +196,7 @@ impl Service {
         service
     }
 
-    pub async fn start(Setup { engine, http, hold, quantiles, broken }: Setup) -> Self {
+    pub async fn start(Setup { engine, http, hold, quantiles, broken, tls, apart }: Setup) -> Self {
         let (batches, warmed) = (Arc::default(), Arc::default());
         let encoder = encoder();
         let model = |name: &str, has_posterior| Model {
@@ -165,22 +215,28 @@ impl Service {
             }),
         };
         let models = vec![model("bayes", true), model("plain", false)];
-        let service = Self::serve(models, &engine, http).await;
+        let metrics = if apart { Some(free().await) } else { None };
+        let sockets = Sockets { service: free().await, metrics, tls };
+        let service = Self::serve_on(sockets, models, &engine, http);
         Self { hold, batches, warmed, ..service }
     }
 
     /// Starts a service of any models.
     pub async fn serve(models: Vec<Model>, engine: &engine::Config, http: http::Config) -> Self {
+        Self::serve_on(free().await.into(), models, engine, http)
+    }
+
+    fn serve_on(sockets: Sockets, models: Vec<Model>, engine: &engine::Config, http: http::Config) -> Self {
         let metrics = Arc::new(Metrics::new().unwrap());
         let engine = Engine::start(models, engine, Arc::clone(&metrics)).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let address = sockets.service.local_addr().unwrap();
+        let apart = sockets.metrics.as_ref().map(|listener| listener.local_addr().unwrap());
         let (shutdown, stop) = oneshot::channel();
         let stop = async { stop.await.unwrap_or_default() };
-        let server = tokio::spawn(http::serve(listener, App::new(engine, metrics, http), stop));
+        let server = tokio::spawn(http::serve(sockets, App::new(engine, metrics, http), stop));
         let client = Client::builder().no_proxy().build().unwrap();
         let (hold, batches, warmed) = Default::default();
-        Self { client, hold, batches, warmed, server, shutdown: Some(shutdown), address }
+        Self { client, hold, batches, warmed, server, shutdown: Some(shutdown), address, metrics: apart }
     }
 
     pub async fn get(&self, path: &str) -> Response {

@@ -1,8 +1,10 @@
 //! The service as its clients see it: booted whole on a free port, with a stand-in for the model.
 
+mod access;
 mod connections;
 mod helpers;
 mod load;
 mod novelty;
 mod ops;
 mod rewards;
+mod tls;

@@ -1,13 +1,8 @@
 //! Everything around scoring: models, metrics, ids, logs, documentation.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
-
 use serde_json::{Value, json};
 
-use crate::helpers::{MAX_LENGTH, Service};
+use crate::helpers::{Log, MAX_LENGTH, Service};
 
 #[tokio::test]
 async fn models_are_listed_with_the_default_first() {
@@ -104,39 +99,18 @@ fn the_committed_spec_is_the_service() {
     assert!(committed == generated, "{path} is stale (hint: run `rewarden openapi > openapi/rewarden.json`)");
 }
 
-/// A log that can be read back.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn a_request_is_one_log_line_without_what_was_scored() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
-    // For the whole process: one for this thread alone would miss what the other tests' threads are the first to log.
-    tracing::subscriber::set_global_default(subscriber).unwrap();
+    let log = Log::start();
     let service = Service::ready().await;
     let body = json!({"items": [{"prompt": "unspeakable", "response": "x"}]});
     let request = service.post("/v1/rewards").header("x-request-id", "a-logged-request").json(&body);
     assert_eq!(request.send().await.unwrap().status(), 200);
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     assert!(!text.contains("unspeakable"), "{text}");
-    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let own =
-        |line: &&Value| line["span"]["id"] == "a-logged-request" && line["fields"]["message"] == "answered";
-    let answered: Vec<_> = lines.iter().filter(own).collect();
-    let [line] = answered[..] else { panic!("{text}") };
+    let mut answered = log.of("a-logged-request");
+    answered.retain(|line| line["fields"]["message"] == "answered");
+    let [line] = &answered[..] else { panic!("{text}") };
     let fields = &line["fields"];
     assert_eq!((&fields["route"], &fields["status"]), (&json!("/v1/rewards"), &json!(200)));
     assert_eq!((&fields["items"], &fields["tokens"]), (&json!(1), &json!(5)));
