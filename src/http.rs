@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::DefaultBodyLimit,
     http::{HeaderValue, header::CONTENT_SECURITY_POLICY},
     middleware::{from_fn, from_fn_with_state, map_response},
@@ -28,27 +28,40 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::{Error, Result, engine::Engine, telemetry::metrics::Metrics};
 
+mod best_of_n;
+mod compare;
 mod error;
+mod idempotency;
 mod json;
 mod layers;
 mod listener;
 mod models;
 mod object;
 mod ops;
+mod penalty;
+mod pool;
+mod reward;
 mod rewards;
+mod stream;
 
+use error::ApiError;
+use idempotency::Replays;
 use listener::{Bounded, Turns};
 
 /// What is left of a connection's time after the last request's, when the service stops.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Bounds on what clients may ask.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Bytes of a request's body.
     pub body_limit: usize,
     /// Items of one request.
     pub max_items: usize,
+    /// Items of one request whose answer is a stream.
+    pub max_stream_items: usize,
+    /// From which novelty on a reward is flagged.
+    pub novelty_threshold: f64,
     /// How long a request may take, from the end of its headers to its answer.
     pub timeout: Duration,
     /// How long a connection may take to send a request's headers.
@@ -64,6 +77,8 @@ impl Default for Config {
         Self {
             body_limit: 8 << 20,
             max_items: 256,
+            max_stream_items: 65_536,
+            novelty_threshold: 0.95,
             timeout: Duration::from_secs(120),
             header_timeout: Duration::from_secs(10),
             connections: 512,
@@ -83,12 +98,13 @@ struct Shared {
     engine: Engine,
     metrics: Arc<Metrics>,
     config: Config,
+    replays: Replays,
 }
 
 impl App {
     /// Puts the parts together; `metrics` are those the engine reports to.
     pub fn new(engine: Engine, metrics: Arc<Metrics>, config: Config) -> Self {
-        Self { shared: Arc::new(Shared { engine, metrics, config }) }
+        Self { shared: Arc::new(Shared { engine, metrics, config, replays: Replays::default() }) }
     }
 
     fn engine(&self) -> &Engine {
@@ -102,6 +118,28 @@ impl App {
     fn config(&self) -> &Config {
         &self.shared.config
     }
+
+    fn replays(&self) -> &Replays {
+        &self.shared.replays
+    }
+
+    /// Refuses a list that is longer than a request's may be.
+    fn bounded(&self, field: &str, items: usize) -> Result<(), ApiError> {
+        match self.config().max_items {
+            limit if items > limit => Err(ApiError::too_many(field, items, limit)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Computes where it does not keep the runtime from other requests.
+async fn off_runtime<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let span = tracing::Span::current();
+    let done = tokio::task::spawn_blocking(move || span.in_scope(work)).await;
+    done.unwrap_or_else(|cause| {
+        tracing::error!(%cause, "a computation failed");
+        Err(Error::Internal("a computation failed".into()))
+    })
 }
 
 #[derive(utoipa::OpenApi)]
@@ -117,11 +155,21 @@ struct Document;
 /// Every route with its documentation.
 fn table() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Document::openapi())
-        .routes(routes!(rewards::rewards))
+        .merge(native())
+        .routes(routes!(stream::stream))
         .routes(routes!(models::models))
         .routes(routes!(ops::livez))
         .routes(routes!(ops::readyz))
         .routes(routes!(ops::metrics))
+}
+
+/// What scores, and may be asked for again by its key.
+fn native() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(rewards::rewards))
+        .routes(routes!(compare::compare))
+        .routes(routes!(best_of_n::best_of_n))
+        .route_layer(from_fn(idempotency::replay))
 }
 
 /// Returns the OpenAPI document of the service.
@@ -150,6 +198,7 @@ pub fn router(app: App) -> Router {
     );
     let layers = ServiceBuilder::new()
         .layer(from_fn(layers::turn))
+        .layer(Extension(app.clone()))
         .layer(from_fn(layers::request_id))
         .layer(from_fn_with_state(app.clone(), layers::observe))
         .layer(CatchPanicLayer::custom(layers::panicked))

@@ -11,10 +11,14 @@ use utoipa::ToSchema;
 
 use crate::{Error, Result};
 
+mod answer;
 mod id;
+mod place;
 mod text_or;
 
+pub use answer::Answer;
 pub use id::Id;
+pub use place::{Place, Placed};
 use text_or::{TextOr, text_or};
 
 /// One thing to score, as it arrives: exactly one of `prompt` with `response`, `messages`, `text`, and

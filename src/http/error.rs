@@ -37,7 +37,7 @@ pub struct ErrorDetail {
 }
 
 /// An error with its status.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ApiError {
     status: StatusCode,
     code: &'static str,
@@ -70,10 +70,10 @@ impl ApiError {
     }
 
     /// The request has more items than allowed.
-    pub fn too_many_items(items: usize, limit: usize) -> Self {
+    pub fn too_many(field: &str, items: usize, limit: usize) -> Self {
         let message =
-            format!("items: {items} given, more than the limit of {limit} (hint: send several requests)");
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_items", message).param("items")
+            format!("{field}: {items} given, more than the limit of {limit} (hint: send several requests)");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_items", message).param(field)
     }
 
     /// The body is not declared to be JSON.
@@ -97,6 +97,36 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error")
     }
 
+    /// As it stands in an answer.
+    pub fn detail(&self) -> ErrorDetail {
+        let Self { code, param, message, .. } = self.clone();
+        ErrorDetail { message, r#type: self.kind(), param, code }
+    }
+
+    /// An answer with this error's headers.
+    pub fn answer(&self, status: StatusCode, body: impl IntoResponse) -> Response {
+        let mut response = (status, body).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
+        }
+        response
+    }
+
+    /// The native status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What went wrong, for people.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// A stable name for programs.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
     fn kind(&self) -> &'static str {
         match self.status {
             StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
@@ -115,10 +145,10 @@ impl From<Error> for ApiError {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", message).param(field)
             }
             Error::TooLong { .. } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "too_long", message),
-            Error::Item { index, source } => {
+            Error::At { place, source } => {
                 let Self { status, code, .. } = Self::from(*source);
                 let message = if status.is_server_error() { Self::internal().message } else { message };
-                Self::new(status, code, message).param(format!("items[{index}]"))
+                Self::new(status, code, message).param(place)
             }
             Error::UnknownModel(_) => {
                 Self::new(StatusCode::NOT_FOUND, "model_not_found", message).param("model")
@@ -146,14 +176,9 @@ impl From<Error> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let status = self.status;
-        let kind = self.kind();
-        let Self { code, param, message, .. } = self;
-        let body = ErrorBody { error: ErrorDetail { message, r#type: kind, param, code } };
-        let mut response = (status, Json(body)).into_response();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
-        }
+        let mut response = self.answer(self.status, Json(ErrorBody { error: self.detail() }));
+        // For whoever says it in another way.
+        response.extensions_mut().insert(self);
         response
     }
 }
@@ -163,6 +188,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::item::Place;
 
     fn io() -> Error {
         Error::io("/secret")(std::io::ErrorKind::NotFound.into())
@@ -172,13 +198,14 @@ mod tests {
     fn every_error_has_its_status_code_and_field() {
         let path = PathBuf::from("/secret");
         let compute = candle_core::Error::Msg("secret".into());
+        let item = Place::Item(2);
         let table = [
             (Error::field("penalty.k", "wrong"), 422, "invalid_field", Some("penalty.k")),
             (Error::TooLong { tokens: 9, limit: 8 }, 422, "too_long", None),
-            (Error::TooLong { tokens: 9, limit: 8 }.in_item(2), 422, "too_long", Some("items[2]")),
-            (Error::field("text", "wrong").in_item(2), 422, "invalid_field", Some("items[2].text")),
-            (Error::field("truncation", "wrong").in_item(2), 422, "invalid_field", Some("truncation")),
-            (io().in_item(2), 500, "internal", Some("items[2]")),
+            (item.blame(Error::TooLong { tokens: 9, limit: 8 }), 422, "too_long", Some("items[2]")),
+            (item.blame(Error::field("text", "wrong")), 422, "invalid_field", Some("items[2].text")),
+            (item.blame(Error::field("truncation", "wrong")), 422, "invalid_field", Some("truncation")),
+            (item.blame(io()), 500, "internal", Some("items[2]")),
             (Error::UnknownModel("x".into()), 404, "model_not_found", Some("model")),
             (Error::Overloaded, 503, "overloaded", None),
             (Error::NotReady, 503, "not_ready", None),

@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
     response::IntoResponse,
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_ignored::Path;
 use serde_json::error::Category;
 
@@ -44,23 +44,43 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = strict(&mut json, "")?;
+    json.end().map_err(|error| ApiError::json(&error))?;
+    Ok(value)
+}
+
+/// Reads an object without unknown fields; `place` is where it stands in the body, if it is not all of it.
+pub fn strict<'de, T, D>(deserializer: D, place: &str) -> Result<T, ApiError>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de, Error = serde_json::Error>,
+{
     let mut unknown = None;
     let mut note = |path: Path| {
         unknown.get_or_insert_with(|| shown(&path));
     };
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    let strict = serde_ignored::Deserializer::new(&mut json, &mut note);
+    let strict = serde_ignored::Deserializer::new(deserializer, &mut note);
     let Object(value) = serde_path_to_error::deserialize(strict).map_err(|error| {
         let path = error.path().to_string();
         match error.inner().classify() {
-            Category::Data => Error::field(if path == "." { "body" } else { &path }, error.inner()).into(),
+            Category::Data => Error::field(within(place, &path), error.inner()).into(),
             _ => ApiError::json(error.inner()),
         }
     })?;
-    json.end().map_err(|error| ApiError::json(&error))?;
     match unknown {
-        Some(path) => Err(Error::field(path, "unknown field").into()),
+        Some(path) => Err(Error::field(within(place, &path), "unknown field").into()),
         None => Ok(value),
+    }
+}
+
+/// A path below a place; `.` is the place itself.
+fn within(place: &str, path: &str) -> String {
+    match (place, path) {
+        ("", ".") => "body".into(),
+        ("", path) => path.into(),
+        (place, ".") => place.into(),
+        (place, path) => format!("{place}.{path}"),
     }
 }
 

@@ -53,6 +53,11 @@ impl Penalty {
         self.kind
     }
 
+    /// Returns how much of it.
+    pub fn k(&self) -> f64 {
+        self.k
+    }
+
     /// Returns whether the score depends on the variance.
     pub fn needs_variance(&self) -> bool {
         self.kind != Kind::None && self.k > 0.0

@@ -1,8 +1,12 @@
 //! The service as its clients see it: booted whole on a free port, with a stand-in for the model.
 
+mod best_of_n;
+mod compare;
 mod connections;
 mod helpers;
+mod idempotency;
 mod load;
 mod novelty;
 mod ops;
 mod rewards;
+mod stream;
