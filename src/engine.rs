@@ -82,6 +82,7 @@ pub struct Engine {
 
 #[derive(Debug)]
 struct Inner {
+    config: Config,
     registry: Registry,
     gate: Arc<Gate>,
     health: Arc<watch::Sender<Health>>,
@@ -114,12 +115,30 @@ impl Engine {
             .name("scorer".into())
             .spawn(move || worker.run())
             .map_err(|e| Error::Internal(format!("the scorer's thread does not start: {e}")))?;
-        Ok(Self { inner: Arc::new(Inner { registry, gate, health, metrics }) })
+        Ok(Self { inner: Arc::new(Inner { config: config.clone(), registry, gate, health, metrics }) })
     }
 
     /// Returns the models that are served.
     pub fn registry(&self) -> &Registry {
         &self.inner.registry
+    }
+
+    /// Returns how much may wait, and how much is scored at once.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// Says whether every model has scored once, and the end has not come.
+    pub fn ready(&self) -> Result<()> {
+        match self.health() {
+            Health::Ready => Ok(()),
+            Health::Starting | Health::Draining | Health::Failed(_) => Err(Error::NotReady),
+        }
+    }
+
+    /// Returns what waits.
+    pub fn load(&self) -> Load {
+        self.inner.gate.load()
     }
 
     /// Returns where the engine is in its life.
@@ -204,12 +223,7 @@ impl Engine {
     }
 
     /// Asks something of every input, and nothing where one of them is wrong.
-    async fn every<T>(
-        &self,
-        job: Job,
-        work: Work,
-        task: fn(Asked<T>) -> Task,
-    ) -> Result<Vec<Seen<T>>> {
+    async fn every<T>(&self, job: Job, work: Work, task: fn(Asked<T>) -> Task) -> Result<Vec<Seen<T>>> {
         let (key, deadline) = (Key { model: job.model, work }, job.deadline);
         let (ticket, sequences) = self.prepared(job).await?;
         let sequences = sequences.into_iter().collect::<Result<Vec<_>>>()?;

@@ -30,6 +30,7 @@ use crate::{Error, Result, engine::Engine, telemetry::metrics::Metrics};
 
 mod best_of_n;
 mod compare;
+pub mod dialect;
 mod error;
 mod idempotency;
 mod json;
@@ -40,10 +41,12 @@ mod object;
 mod ops;
 mod penalty;
 mod pool;
+mod query;
 mod reward;
 mod rewards;
 mod stream;
 
+use dialect::{Compat, PlainScore};
 use error::ApiError;
 use idempotency::Replays;
 use listener::{Bounded, Turns};
@@ -62,6 +65,10 @@ pub struct Config {
     pub max_stream_items: usize,
     /// From which novelty on a reward is flagged.
     pub novelty_threshold: f64,
+    /// What a plain score is.
+    pub plain_score: PlainScore,
+    /// Whose shape a path has that the body does not tell.
+    pub compat: Option<Compat>,
     /// How long a request may take, from the end of its headers to its answer.
     pub timeout: Duration,
     /// How long a connection may take to send a request's headers.
@@ -79,6 +86,8 @@ impl Default for Config {
             max_items: 256,
             max_stream_items: 65_536,
             novelty_threshold: 0.95,
+            plain_score: PlainScore::default(),
+            compat: None,
             timeout: Duration::from_secs(120),
             header_timeout: Duration::from_secs(10),
             connections: 512,
@@ -147,6 +156,7 @@ async fn off_runtime<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send 
     info(description = "Rewards of language-model answers, each with its variance."),
     tags(
         (name = "scoring", description = "Rewards and the models that give them"),
+        (name = "dialects", description = "The same, in the words of other servers"),
         (name = "operations", description = "Probes and metrics"),
     )
 )]
@@ -161,6 +171,7 @@ fn table() -> OpenApiRouter<App> {
         .routes(routes!(ops::livez))
         .routes(routes!(ops::readyz))
         .routes(routes!(ops::metrics))
+        .merge(dialect::table())
 }
 
 /// What scores, and may be asked for again by its key.
@@ -201,6 +212,7 @@ pub fn router(app: App) -> Router {
         .layer(Extension(app.clone()))
         .layer(from_fn(layers::request_id))
         .layer(from_fn_with_state(app.clone(), layers::observe))
+        .layer(from_fn(dialect::envelope))
         .layer(CatchPanicLayer::custom(layers::panicked))
         .layer(from_fn_with_state(app.clone(), layers::deadline))
         .layer(DefaultBodyLimit::max(app.config().body_limit));

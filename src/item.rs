@@ -19,7 +19,7 @@ mod text_or;
 pub use answer::Answer;
 pub use id::Id;
 pub use place::{Place, Placed};
-use text_or::{TextOr, text_or};
+pub use text_or::{TextOr, text_or};
 
 /// One thing to score, as it arrives: exactly one of `prompt` with `response`, `messages`, `text`, and
 /// `input_ids` must be given.
@@ -126,6 +126,9 @@ pub enum Input {
     Messages(Vec<Message>),
     /// Templated text.
     Text(String),
+    /// Text that the tokenizer puts its special tokens around, as servers of plain text do; a BOS token that it begins with
+    /// already is not put there twice.
+    Plain(String),
     /// At least one token id.
     Ids(Vec<u32>),
 }

@@ -102,7 +102,8 @@ pub trait Score: Send {
         let want = if penalty.needs_variance() { Want::MeanAndVariance } else { Want::Mean };
         let some = distinct(candidates);
         let estimates = self.score(&some.of(candidates), want)?;
-        let finite = estimates.into_iter().map(|estimate| estimate.finite(want)).collect::<Result<Vec<_>>>()?;
+        let finite =
+            estimates.into_iter().map(|estimate| estimate.finite(want)).collect::<Result<Vec<_>>>()?;
         Selected::among(finite, penalty).map(|selected| some.spread(selected))
     }
 

@@ -22,6 +22,7 @@ mod tokenizer;
 mod truncate;
 
 use template::Template;
+pub use tokenizer::Token;
 use tokenizer::{Surround, Tokenizer};
 pub use truncate::{Limit, Truncation};
 
@@ -83,6 +84,17 @@ impl Encoder {
         }
     }
 
+    /// The tokens of an input that has a text.
+    pub fn tokens(&self, input: &Input) -> Result<Vec<Token>> {
+        let rendered = self.render(input)?;
+        self.tokenizer.tokens(&rendered.text, rendered.surround).map_err(|e| e.renamed(first_field(input)))
+    }
+
+    /// The text of token ids.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        self.tokenizer.decode(ids, skip_special_tokens)
+    }
+
     /// Encodes one input; what does not fit the limit is cut as it says, or refused.
     pub fn encode(&self, input: &Input, limit: &Limit) -> Result<TokenSeq> {
         let (mut ids, rendered) = match input {
@@ -117,6 +129,10 @@ impl Encoder {
         let templated = |text| Rendered { text, surround: Surround::Nothing };
         match (input, &self.template) {
             (Input::Text(text), _) => Ok(templated(Cow::Borrowed(text))),
+            (Input::Plain(text), _) => Ok(Rendered {
+                text: Cow::Borrowed(self.tokenizer.without_bos(text)),
+                surround: Surround::SpecialTokens,
+            }),
             (Input::Pair { prompt, response }, None) => {
                 let mut text = format!("{prompt}{response}");
                 let eos = self.tokenizer.eos().filter(|eos| !text.ends_with(eos));
@@ -138,7 +154,7 @@ impl Encoder {
     /// Finds the bytes of the last message's text, which `keep-suffix` cuts.
     fn last_text(&self, input: &Input, rendered: &Rendered) -> Result<Range<usize>> {
         match (input, &self.template) {
-            (Input::Text(_) | Input::Ids(_), _) => Err(no_last_message()),
+            (Input::Text(_) | Input::Plain(_) | Input::Ids(_), _) => Err(no_last_message()),
             (_, Some(template)) => template.last_text(&conversation(input), &rendered.text),
             (Input::Pair { prompt, .. }, None) => {
                 let text = rendered.text.get(prompt.len()..).unwrap_or_default();
@@ -175,7 +191,7 @@ fn conversation(input: &Input) -> Cow<'_, [Message]> {
         Input::Messages(messages) => Cow::Borrowed(messages),
         Input::Answer { prompt, response } => Cow::Owned(answered(prompt, response)),
         Input::Pair { prompt, response } => Cow::Owned(answered(&[Message::new("user", prompt)], response)),
-        Input::Text(_) | Input::Ids(_) => Cow::Borrowed(&[]),
+        Input::Text(_) | Input::Plain(_) | Input::Ids(_) => Cow::Borrowed(&[]),
     }
 }
 
@@ -184,7 +200,7 @@ fn first_field(input: &Input) -> &'static str {
     match input {
         Input::Pair { .. } | Input::Answer { .. } => "prompt",
         Input::Messages(_) => "messages",
-        Input::Text(_) => "text",
+        Input::Text(_) | Input::Plain(_) => "text",
         Input::Ids(_) => "input_ids",
     }
 }
@@ -235,6 +251,19 @@ mod tests {
             "chat_template": template, "bos_token": "<s>", "eos_token": "</s>", "add_bos_token": true
         });
         encoder(&config.to_string(), Some(1))
+    }
+
+    #[test]
+    fn a_bos_token_is_not_put_before_itself() {
+        let limit = limit(99, None);
+        let ids =
+            |encoder: &Encoder, text: &str| encoder.encode(&Input::Plain(text.into()), &limit).unwrap().ids;
+        for text in ["x y", "<s> x y", "<s>x y"] {
+            assert_eq!(ids(&plain(), text), [0, 5, 6], "{text}");
+        }
+        // Where the tokenizer puts none there, the text is as it is.
+        let none = encoder(r#"{"bos_token": "<s>"}"#, None);
+        assert_eq!((ids(&none, "<s> x"), ids(&none, "x")), (vec![0, 5], vec![5]));
     }
 
     fn pair(prompt: &str, response: &str) -> Input {

@@ -7,7 +7,10 @@ use super::{
 use crate::{
     Error, Result,
     engine::{self, Engine, registry::Model},
-    http::{self, App},
+    http::{
+        self, App,
+        dialect::{Compat, PlainScore},
+    },
     score::{Scorer, Want, ensemble::Ensemble, rescale::Scale},
     telemetry::metrics::Metrics,
 };
@@ -60,6 +63,12 @@ struct Answers {
     #[arg(long, value_name = "0..1", value_parser = share, env = "REWARDEN_NOVELTY_THRESHOLD")]
     #[arg(default_value_t = 0.95)]
     novelty_threshold: f64,
+    /// What stands where another server's interface has room for one number
+    #[arg(long, value_enum, default_value = "mean", env = "REWARDEN_PLAIN_SCORE")]
+    plain_score: PlainScore,
+    /// Whose shape /v1/rerank has [default: Cohere's, Jina's and vLLM's]
+    #[arg(long, value_enum, env = "REWARDEN_COMPAT")]
+    compat: Option<Compat>,
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -143,7 +152,8 @@ impl Serve {
     }
 
     fn http(&self) -> http::Config {
-        http::Config { novelty_threshold: self.answers.novelty_threshold, ..self.limits.http() }
+        let Answers { novelty_threshold, plain_score, compat } = self.answers;
+        http::Config { novelty_threshold, plain_score, compat, ..self.limits.http() }
     }
 
     /// Opens the base once and puts every adapter on it.
@@ -173,7 +183,8 @@ impl Serve {
         }
         for NamedScale { name, scale } in &self.rescale {
             let is_meant = |model: &Model| name.as_ref().is_none_or(|name| model.served.name == *name);
-            let unknown = || Error::Usage(format!("--rescale: no such model: {}", name.as_deref().unwrap_or_default()));
+            let unknown =
+                || Error::Usage(format!("--rescale: no such model: {}", name.as_deref().unwrap_or_default()));
             let at = models.iter().position(is_meant).ok_or_else(unknown)?;
             let model = models.remove(at).rescaled(*scale);
             models.insert(at, model);
@@ -308,7 +319,10 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_library() {
         let Line { serve } = Line::try_parse_from(["rewarden"]).unwrap();
-        assert_eq!((serve.limits.engine(), serve.http()), (engine::Config::default(), http::Config::default()));
+        assert_eq!(
+            (serve.limits.engine(), serve.http()),
+            (engine::Config::default(), http::Config::default())
+        );
     }
 
     #[test]

@@ -48,6 +48,11 @@ impl Gate {
         Ok(Ticket { gate: Arc::clone(self), load })
     }
 
+    /// What counts against the bounds.
+    pub fn load(&self) -> Load {
+        self.lock().queue.load()
+    }
+
     /// Waits for entries and takes a batch; `None` once the gate is closed and everything was taken.
     pub fn next_batch(&self) -> Option<Batch<Waiting>> {
         let mut state = self.lock();

@@ -75,7 +75,7 @@ pub fn estimated(inputs: &[Placed], max_length: usize) -> Load {
             Input::Pair { prompt, response } => prompt.len() + response.len(),
             Input::Answer { prompt, response } => prompt.iter().map(said).sum::<usize>() + response.len(),
             Input::Messages(messages) => messages.iter().map(said).sum(),
-            Input::Text(text) => text.len(),
+            Input::Text(text) | Input::Plain(text) => text.len(),
             Input::Ids(ids) => return ids.len().min(max_length),
         };
         (bytes / BYTES_PER_TOKEN + 1).min(max_length)

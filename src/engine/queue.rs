@@ -191,7 +191,14 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(3600);
         let entries: Vec<_> = (first..)
             .zip(tokens)
-            .map(|(payload, tokens)| Entry { key, items: 1, tokens: *tokens, own: *tokens, deadline, payload })
+            .map(|(payload, tokens)| Entry {
+                key,
+                items: 1,
+                tokens: *tokens,
+                own: *tokens,
+                deadline,
+                payload,
+            })
             .collect();
         let load = load_of(&entries);
         queue.reserve(load)?;

@@ -9,7 +9,11 @@ use std::{
 use crate::{
     Error, Result,
     posterior::{Novelty, Posterior},
-    score::{Judge, Scorer, ensemble::Ensemble, rescale::{Rescaled, Scale}},
+    score::{
+        Judge, Scorer,
+        ensemble::Ensemble,
+        rescale::{Rescaled, Scale},
+    },
     text::Encoder,
 };
 
@@ -118,7 +122,14 @@ mod tests {
     use crate::engine::tests::encoder;
 
     fn served(name: &str) -> Served {
-        Served { name: name.into(), encoder: encoder(), max_length: 8, has_posterior: false, novelty: None, parent: None }
+        Served {
+            name: name.into(),
+            encoder: encoder(),
+            max_length: 8,
+            has_posterior: false,
+            novelty: None,
+            parent: None,
+        }
     }
 
     #[test]

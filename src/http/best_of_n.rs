@@ -13,8 +13,8 @@ use super::{
     json::StrictJson,
     layers::{Cost, Deadline},
     object::Object,
-    penalty::{PenaltyRequest, Plan},
     off_runtime,
+    penalty::{PenaltyRequest, Plan},
     pool::{Given, PoolRequest, Pools, Shape},
     reward::{TokenUsage, Unusual},
 };
@@ -241,7 +241,8 @@ pub async fn best_of_n(
             (settled.one_by_one(selected)?, tokens)
         }
     };
-    let mut data: Vec<Choice> = choices.into_iter().zip(ids).map(|(choice, id)| Choice { id, ..choice }).collect();
+    let mut data: Vec<Choice> =
+        choices.into_iter().zip(ids).map(|(choice, id)| Choice { id, ..choice }).collect();
     data.iter_mut().enumerate().for_each(|(index, choice)| choice.finish(index, settled.top, &app, served));
     let cost = Cost { items: sizes.iter().sum(), tokens };
     let (model, usage) = (served.name.clone(), TokenUsage { tokens });
@@ -268,7 +269,8 @@ impl Settled {
         if request.thompson.is_some() && !served.has_posterior {
             return Err(Error::field("thompson", "the model has no posterior to draw from"));
         }
-        let seed = request.thompson.map(|Object(drawn)| drawn.seed.unwrap_or_else(|| rand::random::<u64>() >> 11));
+        let seed =
+            request.thompson.map(|Object(drawn)| drawn.seed.unwrap_or_else(|| rand::random::<u64>() >> 11));
         let (report, top, has_posterior) = (request.report, request.top, served.has_posterior);
         Ok(Self { plan, report, top, seed, has_posterior })
     }
@@ -356,19 +358,20 @@ impl Ranked {
 
 /// Candidates by falling score, of equals the lowest index first; after them, by falling mean, those without one.
 fn ranking(estimates: &[Estimate], scores: Vec<Option<f64>>, seen: &[Seen<()>]) -> Vec<Ranked> {
-    let ranked = |(index, ((estimate, score), seen)): (usize, ((&Estimate, Option<f64>), &Seen<()>))| Ranked {
-        index,
-        mean: estimate.mean,
-        variance: estimate.variance,
-        std: estimate.variance.map(f64::sqrt),
-        score,
-        novelty: None,
-        novel: None,
-        probability_best: None,
-        expected_regret: None,
-        tokens: seen.tokens,
-        truncated: seen.truncated,
-    };
+    let ranked =
+        |(index, ((estimate, score), seen)): (usize, ((&Estimate, Option<f64>), &Seen<()>))| Ranked {
+            index,
+            mean: estimate.mean,
+            variance: estimate.variance,
+            std: estimate.variance.map(f64::sqrt),
+            score,
+            novelty: None,
+            novel: None,
+            probability_best: None,
+            expected_regret: None,
+            tokens: seen.tokens,
+            truncated: seen.truncated,
+        };
     let mut ranking: Vec<Ranked> = estimates.iter().zip(scores).zip(seen).enumerate().map(ranked).collect();
     let key = |ranked: &Ranked| (ranked.score.unwrap_or(f64::NEG_INFINITY), ranked.mean);
     ranking.sort_by(|a, b| match (a.score, b.score) {

@@ -10,8 +10,8 @@ use super::{
     json::StrictJson,
     layers::{Cost, Deadline},
     object::Object,
-    penalty::{PenaltyRequest, Plan},
     off_runtime,
+    penalty::{PenaltyRequest, Plan},
     pool::{Given, PoolRequest, Pools, Shape},
     reward::{Reward, TokenUsage},
 };

@@ -76,6 +76,18 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_items", message).param(field)
     }
 
+    /// A list has nothing in it.
+    pub fn empty(field: &str) -> Self {
+        let message = format!("{field}: missing or empty");
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "empty", message).param(field)
+    }
+
+    /// The body fits none of the requests that a path takes.
+    pub fn no_dialect(path: &str, fields: &str) -> Self {
+        let message = format!("body: `{path}` takes {fields} (hint: see `/docs`)");
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unknown_dialect", message).param("body")
+    }
+
     /// The body is not declared to be JSON.
     pub fn content_type() -> Self {
         let message = "content-type: must be `application/json`";
@@ -120,6 +132,11 @@ impl ApiError {
     /// What went wrong, for people.
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    /// The field at fault.
+    pub fn field(&self) -> Option<&str> {
+        self.param.as_deref()
     }
 
     /// A stable name for programs.

@@ -14,7 +14,7 @@ use std::{
 use axum::{
     Extension,
     body::{Body, Bytes, to_bytes},
-    extract::{OriginalUri, Request},
+    extract::Request,
     http::{
         HeaderMap, HeaderName, HeaderValue,
         header::{AUTHORIZATION, CONTENT_TYPE},
@@ -125,7 +125,6 @@ impl IntoResponse for Answer {
 /// Answers a request by its key, where it has one.
 pub async fn replay(
     Extension(app): Extension<App>,
-    OriginalUri(uri): OriginalUri,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
@@ -133,7 +132,7 @@ pub async fn replay(
     if key.is_empty() || key.len() > MAX_KEY {
         return Err(Error::field(KEY.as_str(), format!("must have 1 to {MAX_KEY} bytes")).into());
     }
-    let key = key_of(uri.path(), key, request.headers());
+    let key = key_of(request.uri().path(), key, request.headers());
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, app.config().body_limit).await.map_err(|_| ApiError::body_too_large())?;
     let slot = app.replays().slot(key, Sha256::digest(&body).into(), Instant::now())?;

@@ -2,13 +2,18 @@
 //!
 //! Bad JSON is 400; a value of the wrong type, or a field that is not known, is 422 and named by its path.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use axum::{
     body::Bytes,
     extract::{FromRequest, Request},
     http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
     response::IntoResponse,
 };
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_ignored::Path;
 use serde_json::error::Category;
 
@@ -18,7 +23,30 @@ use crate::Error;
 /// A body of JSON without unknown fields.
 pub struct StrictJson<T>(pub T);
 
+/// A body of JSON whose unknown fields are let pass.
+pub struct LooseJson<T>(pub T);
+
+/// A body that says it is JSON, as it was sent.
+pub struct RawJson(Bytes);
+
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for StrictJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let RawJson(bytes) = RawJson::from_request(request, state).await?;
+        parse(&bytes).map(Self)
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for LooseJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        RawJson::from_request(request, state).await?.loose().map(Self)
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for RawJson {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
@@ -32,7 +60,23 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for StrictJson<T> {
                 _ => ApiError::body(message),
             }
         })?;
-        parse(&bytes).map(Self)
+        Ok(Self(bytes))
+    }
+}
+
+impl RawJson {
+    /// Reads an object; fields that are not known are let pass.
+    pub fn loose<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        let mut json = serde_json::Deserializer::from_slice(&self.0);
+        let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(|error| wrong(&error, ""))?;
+        json.end().map_err(|error| ApiError::json(&error))?;
+        Ok(value)
+    }
+
+    /// The names of the object's fields that are given, `null` being none.
+    pub fn fields(&self) -> Result<BTreeSet<String>, ApiError> {
+        let fields: BTreeMap<String, Option<IgnoredAny>> = self.loose()?;
+        Ok(fields.into_iter().filter_map(|(name, value)| value.map(|_| name)).collect())
     }
 }
 
@@ -61,16 +105,18 @@ where
         unknown.get_or_insert_with(|| shown(&path));
     };
     let strict = serde_ignored::Deserializer::new(deserializer, &mut note);
-    let Object(value) = serde_path_to_error::deserialize(strict).map_err(|error| {
-        let path = error.path().to_string();
-        match error.inner().classify() {
-            Category::Data => Error::field(within(place, &path), error.inner()).into(),
-            _ => ApiError::json(error.inner()),
-        }
-    })?;
+    let Object(value) = serde_path_to_error::deserialize(strict).map_err(|error| wrong(&error, place))?;
     match unknown {
         Some(path) => Err(Error::field(within(place, &path), "unknown field").into()),
         None => Ok(value),
+    }
+}
+
+/// Says what is wrong, and with which field below `place`.
+fn wrong(error: &serde_path_to_error::Error<serde_json::Error>, place: &str) -> ApiError {
+    match error.inner().classify() {
+        Category::Data => Error::field(within(place, &error.path().to_string()), error.inner()).into(),
+        _ => ApiError::json(error.inner()),
     }
 }
 

@@ -51,7 +51,8 @@ impl Plan {
     ) -> Result<Self> {
         let given = penalty.map(|Object(given)| Penalty::new(given.kind, given.k)).transpose()?;
         let relative = penalty.is_some_and(|Object(given)| given.relative);
-        let penalty = given.unwrap_or_default();
+        let default = if served.has_posterior { Penalty::default() } else { Penalty::NONE };
+        let penalty = given.unwrap_or(default);
         let needed = given.is_some_and(|given| given.needs_variance());
         let default = served.has_posterior && penalty.kind() != Kind::None;
         let variance = variance.unwrap_or(default);

@@ -119,7 +119,9 @@ impl Pools {
             (Some(prompt), None) => prompt,
             (None, Some(messages)) => Prompt::Messages(messages),
             (None, None) => return Err(Error::field(field("prompt"), "missing")),
-            (Some(_), Some(_)) => return Err(Error::field(field("messages"), "cannot stand beside `prompt`")),
+            (Some(_), Some(_)) => {
+                return Err(Error::field(field("messages"), "cannot stand beside `prompt`"));
+            }
         };
         if responses.len() < least {
             return Err(Error::field(field("responses"), format!("fewer than {least}")));

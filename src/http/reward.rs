@@ -60,7 +60,13 @@ pub struct Unusual {
 
 impl App {
     /// Rates what was seen of an item.
-    pub fn rate(&self, served: &Served, index: usize, seen: Seen<Estimate>, penalty: Penalty) -> Result<Reward> {
+    pub fn rate(
+        &self,
+        served: &Served,
+        index: usize,
+        seen: Seen<Estimate>,
+        penalty: Penalty,
+    ) -> Result<Reward> {
         let Seen { what, tokens, truncated } = seen;
         let Rated { mean, variance, std, score } = what.rated(penalty)?;
         let Unusual { novelty, novel } = self.unusual(served, what);
@@ -68,7 +74,12 @@ impl App {
     }
 
     /// Rates what was seen of several items, in their order.
-    pub fn rate_all(&self, served: &Served, seen: Vec<Seen<Estimate>>, penalty: Penalty) -> Result<Vec<Reward>> {
+    pub fn rate_all(
+        &self,
+        served: &Served,
+        seen: Vec<Seen<Estimate>>,
+        penalty: Penalty,
+    ) -> Result<Vec<Reward>> {
         seen.into_iter().enumerate().map(|(index, seen)| self.rate(served, index, seen, penalty)).collect()
     }
 

@@ -204,7 +204,9 @@ impl Windows {
         };
         let mut scored = scored.map(Vec::into_iter);
         let mut next = || match &mut scored {
-            Ok(scored) => scored.next().map_or_else(|| Err(ApiError::internal()), |one| one.map_err(ApiError::from)),
+            Ok(scored) => {
+                scored.next().map_or_else(|| Err(ApiError::internal()), |one| one.map_err(ApiError::from))
+            }
             Err(error) => Err(error.clone()),
         };
         let mut lines = Vec::with_capacity(window.len());
@@ -225,7 +227,9 @@ impl Windows {
         loop {
             let job = Job { model, inputs: inputs.clone(), max_length: None, truncation, deadline };
             match self.app.engine().score_each(job, self.plan.want).await {
-                Err(Error::Overloaded) if *patience == Patience::UntilTheDeadline && Instant::now() < deadline => {
+                Err(Error::Overloaded)
+                    if *patience == Patience::UntilTheDeadline && Instant::now() < deadline =>
+                {
                     tokio::time::sleep(PAUSE).await;
                 }
                 scored => return scored,

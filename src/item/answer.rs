@@ -55,7 +55,8 @@ mod tests {
     fn text_and_messages_go_together() {
         let said = Message::new;
         let answer = |json: &str| serde_json::from_str::<Answer>(json).unwrap();
-        let (text, turns) = (Prompt::Text("p".into()), Prompt::Messages(vec![said("system", "s"), said("user", "p")]));
+        let (text, turns) =
+            (Prompt::Text("p".into()), Prompt::Messages(vec![said("system", "s"), said("user", "p")]));
         let messages = r#"[{"role":"tool","content":"t"},{"role":"assistant","content":"r"}]"#;
         let table = [
             (&text, "\"r\"", Input::Pair { prompt: "p".into(), response: "r".into() }),
@@ -64,13 +65,20 @@ mod tests {
                 "\"r\"",
                 Input::Answer { prompt: vec![said("system", "s"), said("user", "p")], response: "r".into() },
             ),
-            (&text, messages, Input::Messages(vec![said("user", "p"), said("tool", "t"), said("assistant", "r")])),
+            (
+                &text,
+                messages,
+                Input::Messages(vec![said("user", "p"), said("tool", "t"), said("assistant", "r")]),
+            ),
         ];
         for (prompt, json, want) in table {
             assert_eq!(prompt.answered(answer(json)).unwrap(), want);
         }
         let message = text.answered(answer("[]")).unwrap_err().to_string();
         assert_eq!(message, "response: empty");
-        assert_eq!(Prompt::Messages(vec![]).answered(answer("\"r\"")).unwrap_err().to_string(), "prompt: empty");
+        assert_eq!(
+            Prompt::Messages(vec![]).answered(answer("\"r\"")).unwrap_err().to_string(),
+            "prompt: empty"
+        );
     }
 }

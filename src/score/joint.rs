@@ -187,8 +187,11 @@ mod tests {
     use super::*;
 
     fn joint(all: &[(f64, &[f32])]) -> Joint {
-        let embedding =
-            |(mean, vector): &(f64, &[f32])| Embedding { mean: *mean, head_variance: 0.0, vector: vector.to_vec() };
+        let embedding = |(mean, vector): &(f64, &[f32])| Embedding {
+            mean: *mean,
+            head_variance: 0.0,
+            vector: vector.to_vec(),
+        };
         Joint::new(all.iter().map(embedding).collect()).unwrap()
     }
 
@@ -202,7 +205,8 @@ mod tests {
     #[test]
     fn a_factor_gives_the_matrix_back_even_if_it_is_singular() {
         let vectors: [&[f64]; 4] = [&[1.0, 2.0], &[0.5, -1.0], &[2.0, 4.0], &[0.0, 0.0]];
-        let lower = (0..4).map(|i| vectors[..=i].iter().map(|other| dot(vectors[i], other)).collect()).collect();
+        let lower =
+            (0..4).map(|i| vectors[..=i].iter().map(|other| dot(vectors[i], other)).collect()).collect();
         let factor = cholesky(lower, 1e-12);
         for (i, a) in factor.iter().enumerate() {
             for (j, b) in factor.iter().enumerate() {
@@ -233,7 +237,8 @@ mod tests {
         let probability = joint.prospects().probability;
         for best in 0..3 {
             let others = (0..3).filter(|i| *i != best);
-            let below = |x: f64| others.clone().map(|i| normal_cdf((x - means[i]) / stds[i])).product::<f64>();
+            let below =
+                |x: f64| others.clone().map(|i| normal_cdf((x - means[i]) / stds[i])).product::<f64>();
             let want = integral(|z| below(means[best] + stds[best] * z));
             assert!((probability[best] - want).abs() < 0.015, "{best}: {probability:?} {want}");
         }
@@ -253,7 +258,10 @@ mod tests {
         let joint = joint(&[(1.0, &[3.0]), (2.0, &[3.0]), (0.0, &[3.0])]);
         let Prospects { probability, regret } = joint.prospects();
         assert_eq!(probability, [0.0, 1.0, 0.0]);
-        assert!(regret.iter().zip([1.0, 0.0, 2.0]).all(|(got, want)| (got - want).abs() < 1e-9), "{regret:?}");
+        assert!(
+            regret.iter().zip([1.0, 0.0, 2.0]).all(|(got, want)| (got - want).abs() < 1e-9),
+            "{regret:?}"
+        );
         assert_eq!((0..9).map(|stream| joint.thompson(7, stream)).collect::<Vec<_>>(), [1; 9]);
     }
 

@@ -118,7 +118,8 @@ mod tests {
 
     #[test]
     fn choices_are_those_of_the_rescaled_rewards() {
-        let sequence = |tokens: usize, id| TokenSeq { ids: vec![id; tokens], pooled: tokens - 1, truncated: false };
+        let sequence =
+            |tokens: usize, id| TokenSeq { ids: vec![id; tokens], pooled: tokens - 1, truncated: false };
         let all = [sequence(3, 4), sequence(5, 9), sequence(4, 1), sequence(4, 1)];
         let all: Vec<&TokenSeq> = all.iter().collect();
         let mut rescaled = Rescaled { inner: Fixed, scale: Scale::new(0.5, -2.0).unwrap() };

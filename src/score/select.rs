@@ -89,7 +89,8 @@ pub struct Work {
 pub fn select(pool: &dyn Pool, penalty: Penalty, top: usize) -> Result<Selected> {
     let contenders = contenders(pool, penalty)?;
     let known = contenders.iter().map(|c| Estimate { mean: c.mean, variance: None }).collect();
-    let mut search = Search { pool, penalty, top: top.max(1), best: Vec::new(), known, work: Work::default() };
+    let mut search =
+        Search { pool, penalty, top: top.max(1), best: Vec::new(), known, work: Work::default() };
     search.work.of = contenders.len() * pool.depth();
     if penalty.needs_variance() {
         search.run(contenders)?;

@@ -52,11 +52,26 @@ pub struct Piece {
     pub bytes: Option<Range<usize>>,
 }
 
+/// A token as the vocabulary has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Its row in the embedding.
+    pub id: u32,
+    /// Its entry in the vocabulary.
+    pub text: String,
+    /// Whether it surrounds the text.
+    pub special: bool,
+    /// The bytes of the text that it covers.
+    pub bytes: Range<usize>,
+}
+
 /// Text to token ids.
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: Inner,
     eos: Option<String>,
+    /// The BOS token, where it is put before a text.
+    bos: Option<String>,
 }
 
 impl Tokenizer {
@@ -73,12 +88,37 @@ impl Tokenizer {
             let processor = surround(&inner, &special.named, ends).map_err(|e| Error::file(path, e))?;
             inner.with_post_processor(Some(processor));
         }
-        Ok(Self { inner, eos: special.named.get("eos_token").cloned() })
+        let first = inner.encode_fast("", true).map_err(wrong)?.get_ids().first().copied();
+        let bos =
+            special.named.get("bos_token").filter(|bos| first.is_some() && inner.token_to_id(bos) == first);
+        Ok(Self { eos: special.named.get("eos_token").cloned(), bos: bos.cloned(), inner })
     }
 
     /// Returns the text of the EOS token, if the model's files name one.
     pub fn eos(&self) -> Option<&str> {
         self.eos.as_deref()
+    }
+
+    /// Returns a text without the BOS token that it begins with, where the tokenizer puts one there.
+    pub fn without_bos<'a>(&self, text: &'a str) -> &'a str {
+        self.bos.as_deref().and_then(|bos| text.strip_prefix(bos)).unwrap_or(text)
+    }
+
+    /// Returns the tokens of `text` as the vocabulary has them.
+    pub fn tokens(&self, text: &str, surround: Surround) -> Result<Vec<Token>> {
+        let encoding = self.inner.encode(text, surround == Surround::SpecialTokens).map_err(untokenised)?;
+        let places = encoding.get_offsets().iter().zip(encoding.get_special_tokens_mask());
+        let tokens = encoding.get_ids().iter().zip(encoding.get_tokens()).zip(places);
+        let token = |((id, text), ((start, end), special)): ((&u32, &String), (&(usize, usize), &u32))| {
+            Token { id: *id, text: text.clone(), special: *special == 1, bytes: *start..*end }
+        };
+        Ok(tokens.map(token).collect())
+    }
+
+    /// Returns the text of token ids.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        let cannot = |e: tokenizers::Error| Error::field("ids", format!("cannot be decoded: {e}"));
+        self.inner.decode(ids, skip_special_tokens).map_err(cannot)
     }
 
     /// Returns the token ids of `text`.

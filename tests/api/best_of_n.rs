@@ -56,7 +56,12 @@ fn order(scores: &[f64]) -> Vec<usize> {
 }
 
 fn ranking<'a>(body: &'a Value, field: &str) -> Vec<&'a Value> {
-    body["ranking"].as_array().unwrap_or_else(|| panic!("{body}")).iter().map(|ranked| &ranked[field]).collect()
+    body["ranking"]
+        .as_array()
+        .unwrap_or_else(|| panic!("{body}"))
+        .iter()
+        .map(|ranked| &ranked[field])
+        .collect()
 }
 
 fn indices(body: &Value) -> Vec<usize> {
@@ -74,7 +79,9 @@ async fn the_choice_is_that_of_all_variances_and_takes_fewer() {
     let all: Vec<&TokenSeq> = sequences.iter().collect();
     let estimates = fixture.scorer.estimates(&all, Want::MeanAndVariance).unwrap();
     let mut pruned = 0;
-    for (kind, k) in [("std", 0.1), ("std", 1.0), ("std", 4.0), ("variance", 0.01), ("variance", 0.5), ("none", 1.0)] {
+    for (kind, k) in
+        [("std", 0.1), ("std", 1.0), ("std", 4.0), ("variance", 0.01), ("variance", 0.5), ("none", 1.0)]
+    {
         let score = |i: usize| match kind {
             "std" => estimates[i].mean - k * estimates[i].variance.unwrap().sqrt(),
             "variance" => estimates[i].mean - k * estimates[i].variance.unwrap(),
@@ -96,11 +103,15 @@ async fn the_choice_is_that_of_all_variances_and_takes_fewer() {
                 assert_eq!(ranked["std"], json!(variance.sqrt()));
             }
             assert_eq!(ranked["score"].is_null(), ranked["variance"].is_null() && kind != "none", "{ranked}");
-            assert!(ranked["score"].is_null() || close(ranked["score"].as_f64().unwrap(), score(at)), "{ranked}");
+            assert!(
+                ranked["score"].is_null() || close(ranked["score"].as_f64().unwrap(), score(at)),
+                "{ranked}"
+            );
             assert!(ranked["probability_best"].is_null());
         }
         for top in [1, 3, COUNT] {
-            let body = service.asked("/v1/best-of-n", &request(json!({"penalty": penalty, "top": top}))).await;
+            let body =
+                service.asked("/v1/best-of-n", &request(json!({"penalty": penalty, "top": top}))).await;
             assert_eq!(indices(&body), want[..top], "{kind} {k} {top}: {body}");
             assert!(ranking(&body, "score").iter().all(|score| score.is_number()));
         }
@@ -120,11 +131,15 @@ fn simulated(embeddings: &[Embedding], draws: usize) -> (Vec<f64>, Vec<f64>) {
             (-2.0 * u.ln()).sqrt() * angle.cos()
         };
         let z: Vec<f64> = (0..features).map(|_| normal()).collect();
-        let reward = |e: &Embedding| e.mean + e.vector.iter().zip(&z).map(|(y, z)| f64::from(*y) * z).sum::<f64>();
+        let reward =
+            |e: &Embedding| e.mean + e.vector.iter().zip(&z).map(|(y, z)| f64::from(*y) * z).sum::<f64>();
         let rewards: Vec<f64> = embeddings.iter().map(reward).collect();
         let first = order(&rewards)[0];
         best[first] += 1.0 / draws as f64;
-        regret.iter_mut().zip(&rewards).for_each(|(sum, reward)| *sum += (rewards[first] - reward) / draws as f64);
+        regret
+            .iter_mut()
+            .zip(&rewards)
+            .for_each(|(sum, reward)| *sum += (rewards[first] - reward) / draws as f64);
     }
     (best, regret)
 }
@@ -165,7 +180,8 @@ async fn a_relative_penalty_leaves_out_what_all_share() {
     let features = embeddings[0].vector.len();
     let centre = |k: usize| embeddings.iter().map(|e| f64::from(e.vector[k])).sum::<f64>() / COUNT as f64;
     let centre: Vec<f64> = (0..features).map(centre).collect();
-    let relative = |e: &Embedding| e.vector.iter().zip(&centre).map(|(y, c)| (f64::from(*y) - c).powi(2)).sum::<f64>();
+    let relative =
+        |e: &Embedding| e.vector.iter().zip(&centre).map(|(y, c)| (f64::from(*y) - c).powi(2)).sum::<f64>();
     for (kind, k) in [("std", 1.0), ("variance", 0.5)] {
         let score = |e: &Embedding| e.mean - k * if kind == "std" { relative(e).sqrt() } else { relative(e) };
         let scores: Vec<f64> = embeddings.iter().map(score).collect();
@@ -187,7 +203,8 @@ async fn a_seed_draws_the_same_again() {
     let all = service.asked("/v1/best-of-n", &request(json!({"report": "all"}))).await;
     let mut counts = [0.0; COUNT];
     for seed in 0..200 {
-        let drawn = service.asked("/v1/best-of-n", &request(json!({"thompson": {"seed": seed}, "top": 1}))).await;
+        let drawn =
+            service.asked("/v1/best-of-n", &request(json!({"thompson": {"seed": seed}, "top": 1}))).await;
         assert_eq!((&drawn["thompson"]["seed"], &drawn["best"]), (&json!(seed), &all["best"]));
         counts[drawn["thompson"]["index"].as_u64().unwrap() as usize] += 1.0 / 200.0;
         if seed < 5 {
@@ -196,7 +213,8 @@ async fn a_seed_draws_the_same_again() {
         }
     }
     for ranked in all["ranking"].as_array().unwrap() {
-        let (at, want) = (ranked["index"].as_u64().unwrap() as usize, ranked["probability_best"].as_f64().unwrap());
+        let (at, want) =
+            (ranked["index"].as_u64().unwrap() as usize, ranked["probability_best"].as_f64().unwrap());
         assert!((counts[at] - want).abs() < 0.12, "{at}: {} {want}", counts[at]);
     }
     let unseeded = service.asked("/v1/best-of-n", &request(json!({"thompson": {}}))).await;
@@ -215,7 +233,9 @@ async fn another_scale_changes_numbers_but_no_choice_by_standard_deviations() {
         half["model"] = json!("half");
         let half = service.asked("/v1/best-of-n", &half).await;
         assert_eq!(indices(&half), indices(&plain));
-        for (half, plain) in half["ranking"].as_array().unwrap().iter().zip(plain["ranking"].as_array().unwrap()) {
+        for (half, plain) in
+            half["ranking"].as_array().unwrap().iter().zip(plain["ranking"].as_array().unwrap())
+        {
             let of = |ranked: &Value, name: &str| ranked[name].as_f64().unwrap();
             assert!(close(of(half, "mean"), 0.5 * of(plain, "mean") + 3.0));
             assert!(close(of(half, "variance"), 0.25 * of(plain, "variance")));
@@ -252,17 +272,18 @@ async fn without_a_posterior_the_highest_mean_is_chosen() {
         request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         request
     };
-    for more in [json!({}), json!({"report": "all"}), json!({"penalty": {"kind": "std", "k": 0, "relative": true}})] {
+    for more in
+        [json!({}), json!({"report": "all"}), json!({"penalty": {"kind": "std", "k": 0, "relative": true}})]
+    {
         let body = service.asked("/v1/best-of-n", &ask(more)).await;
         assert_eq!((&body["best"], &body["variances_computed"]), (&json!(1), &json!(0)), "{body}");
         assert_eq!(indices(&body), [1, 3, 0, 2]);
         assert!(ranking(&body, "probability_best").iter().all(|p| p.is_null()));
         assert_eq!(ranking(&body, "score"), ranking(&body, "mean"));
     }
-    for (more, param) in [
-        (json!({"thompson": {"seed": 1}}), "thompson"),
-        (json!({"penalty": {"kind": "std"}}), "penalty"),
-    ] {
+    for (more, param) in
+        [(json!({"thompson": {"seed": 1}}), "thompson"), (json!({"penalty": {"kind": "std"}}), "penalty")]
+    {
         let (status, body) = service.ask("/v1/best-of-n", &ask(more)).await;
         assert_eq!((status, &body["error"]["param"]), (422, &json!(param)), "{body}");
     }

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use crate::helpers::{Fixture, Service, Setup};
 
 const PROMPT: &str = "How do I boil an egg?";
-const ANSWERS: [&str; 4] = ["In hot water.", "egg egg egg", "I do not know.", "In hot water, for eight minutes."];
+const ANSWERS: [&str; 4] =
+    ["In hot water.", "egg egg egg", "I do not know.", "In hot water, for eight minutes."];
 
 /// What the library says of the answers, one by one.
 fn brute_force(fixture: &Fixture) -> (Vec<TokenSeq>, Vec<Embedding>) {
@@ -58,11 +59,15 @@ async fn every_two_are_as_by_brute_force() {
             assert_close(number(&body["preference_probability"][i][j]), preferred, "probability");
         }
     }
-    let pair = service.asked("/v1/compare", &json!({"prompt": PROMPT, "a": ANSWERS[0], "b": ANSWERS[1]})).await;
+    let pair =
+        service.asked("/v1/compare", &json!({"prompt": PROMPT, "a": ANSWERS[0], "b": ANSWERS[1]})).await;
     for name in ["mean_difference", "variance_difference", "preference_probability", "covariance"] {
         assert_close(number(&pair[name]), number(&body[name][0][1]), name);
     }
-    assert_eq!((&pair["a"]["tokens"], &pair["b"]["tokens"]), (&body["responses"][0]["tokens"], &body["responses"][1]["tokens"]));
+    assert_eq!(
+        (&pair["a"]["tokens"], &pair["b"]["tokens"]),
+        (&body["responses"][0]["tokens"], &body["responses"][1]["tokens"])
+    );
 }
 
 #[tokio::test]
@@ -138,7 +143,11 @@ async fn what_is_wrong_is_named() {
         (json!({"pools": [{"prompt": "x", "responses": ["y", "no"]}], "prompt": "x"}), 422, "pools"),
         (json!({"pools": [{"prompt": "x", "response": ["y", "z"]}]}), 422, "pools[0].response"),
         (json!({"pools": [{"prompt": "x", "responses": ["y", "no"]}]}), 422, "pools[0].responses[1]"),
-        (json!({"prompt": "x", "responses": ["y", "z"], "penalty": {"kind": "std", "relative": true}}), 422, "penalty.relative"),
+        (
+            json!({"prompt": "x", "responses": ["y", "z"], "penalty": {"kind": "std", "relative": true}}),
+            422,
+            "penalty.relative",
+        ),
         (json!({"prompt": "x", "responses": ["y", "z", "y", "z", "y"]}), 413, "responses"),
         (json!({"model": "no", "prompt": "x", "a": "y", "b": "z"}), 404, "model"),
     ];

@@ -68,7 +68,8 @@ async fn a_retry_waits_for_the_first_and_takes_the_place_of_one_that_left() {
         service.batches.lock().unwrap().clear();
         service.hold.shut();
         let send = || {
-            let request = service.post("/v1/rewards").header("idempotency-key", format!("k{leaves}")).json(&body);
+            let request =
+                service.post("/v1/rewards").header("idempotency-key", format!("k{leaves}")).json(&body);
             tokio::spawn(async { request.send().await.unwrap() })
         };
         let first = send();
@@ -77,6 +78,7 @@ async fn a_retry_waits_for_the_first_and_takes_the_place_of_one_that_left() {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         if leaves {
             first.abort();
+            service.until_metric(r#"rewarden_requests_total{code="499",route="/v1/rewards"}"#, 1.0).await;
         }
         service.hold.open();
         let again = again.await.unwrap();

@@ -3,6 +3,7 @@
 mod best_of_n;
 mod compare;
 mod connections;
+mod dialects;
 mod helpers;
 mod idempotency;
 mod load;

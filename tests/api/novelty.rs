@@ -96,7 +96,8 @@ async fn drift_is_reported_once_there_is_enough_to_tell() {
 /// A model of the fixtures, whose posterior has these quantiles.
 fn fixture(name: &str, quantiles: Option<Vec<(f64, f64)>>) -> Model {
     let quantiles = quantiles.map(|single| Quantiles { single, ..Quantiles::default() });
-    Fixture::new(|posterior| posterior.config = Some(FitConfig { quantiles, ..FitConfig::default() })).model(name)
+    Fixture::new(|posterior| posterior.config = Some(FitConfig { quantiles, ..FitConfig::default() }))
+        .model(name)
 }
 
 #[tokio::test]

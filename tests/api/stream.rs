@@ -26,7 +26,8 @@ async fn many_items_are_as_by_the_plain_route() {
     let mut lines = lines(&service, &json!({ "items": items })).await;
     let end = lines.pop().unwrap();
     assert_eq!(lines, *plain["data"].as_array().unwrap());
-    let want = json!({"object": "end", "model": "bayes", "scored": 200, "refused": 0, "usage": plain["usage"]});
+    let want =
+        json!({"object": "end", "model": "bayes", "scored": 200, "refused": 0, "usage": plain["usage"]});
     assert_eq!(end, want);
     assert_eq!(service.metric(r#"rewarden_reward_mean_count{model="bayes"}"#).await, 400.0);
 }
@@ -44,7 +45,8 @@ async fn a_bad_item_is_an_error_on_its_line() {
         {"text": "y", "id": 8},
     ]);
     let lines = lines(&service, &json!({ "items": items })).await;
-    let told = |line: &Value| (line["id"].clone(), line["error"]["code"].clone(), line["error"]["param"].clone());
+    let told =
+        |line: &Value| (line["id"].clone(), line["error"]["code"].clone(), line["error"]["param"].clone());
     let wrong = |id: Value, code: &str, param: &str| (id, json!(code), json!(param));
     let want = [
         (json!("good"), Value::Null, Value::Null),
