@@ -4,7 +4,7 @@
 //! backward whose Jacobians are contracted with the posterior block by block, and never kept. What leaves this module
 //! for a client passes [`Estimate::finite`] and [`Estimate::rated`]: a number that is not finite is an error.
 
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -20,12 +20,14 @@ mod candidates;
 mod embedding;
 pub mod ensemble;
 pub mod joint;
+mod judge;
 pub mod penalty;
 pub mod rescale;
 pub mod select;
 
 use candidates::Candidates;
 pub use embedding::{Embed, Embedding};
+pub use judge::Judge;
 use penalty::Penalty;
 use select::{Pool, Selected, distinct, select};
 
@@ -297,50 +299,6 @@ impl Embed for Scorer {
 
     fn has_variances(&self) -> bool {
         self.posterior.is_some()
-    }
-}
-
-/// A scorer that others use as well.
-impl Score for Arc<Scorer> {
-    fn score(&mut self, batch: &[&TokenSeq], want: Want) -> Result<Vec<Estimate>> {
-        self.estimates(batch, want)
-    }
-
-    fn best_of(&mut self, candidates: &[&TokenSeq], penalty: Penalty, top: usize) -> Result<Selected> {
-        Scorer::best_of(self, candidates, penalty, top)
-    }
-
-    fn warm_up(&mut self, sequence: &TokenSeq) -> Result<()> {
-        self.run_once(sequence)
-    }
-}
-
-/// What is served: rewards one by one, and beside each other.
-pub trait Judge: Score + Embed {}
-
-impl<T: Score + Embed> Judge for T {}
-
-impl<T: Score + ?Sized> Score for Box<T> {
-    fn score(&mut self, batch: &[&TokenSeq], want: Want) -> Result<Vec<Estimate>> {
-        self.as_mut().score(batch, want)
-    }
-
-    fn best_of(&mut self, candidates: &[&TokenSeq], penalty: Penalty, top: usize) -> Result<Selected> {
-        self.as_mut().best_of(candidates, penalty, top)
-    }
-
-    fn warm_up(&mut self, sequence: &TokenSeq) -> Result<()> {
-        self.as_mut().warm_up(sequence)
-    }
-}
-
-impl<T: Embed + ?Sized> Embed for Box<T> {
-    fn embed(&self, batch: &[&TokenSeq]) -> Result<Vec<Embedding>> {
-        self.as_ref().embed(batch)
-    }
-
-    fn has_variances(&self) -> bool {
-        self.as_ref().has_variances()
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Encoder {
     template: Option<Template>,
     pad_token_id: Option<u32>,
     vocabulary: Option<usize>,
+    /// Whether the template's texts begin with the BOS token.
+    template_begins: bool,
 }
 
 /// An input as the tokenizer takes it.
@@ -53,17 +55,26 @@ struct Rendered<'a> {
 }
 
 impl Encoder {
+    fn new(tokenizer: Tokenizer, template: Option<Template>, pad_token_id: Option<u32>) -> Self {
+        let user = [Message::new("user", "")];
+        let begins = |(template, bos): (&Template, &str)| {
+            template.render(&user).is_ok_and(|text| text.starts_with(bos))
+        };
+        let template_begins = template.as_ref().zip(tokenizer.bos()).is_some_and(begins);
+        Self { tokenizer, template, pad_token_id, vocabulary: None, template_begins }
+    }
+
     /// Reads tokenizer and chat template from a checkpoint folder; `pad_token_id` is that of its
     /// `config.json`.
     pub fn from_folder(dir: &Path, pad_token_id: Option<u32>) -> Result<Self> {
         let (tokenizer, template) = folder::read(dir)?;
-        Ok(Self { tokenizer, template, pad_token_id, vocabulary: None })
+        Ok(Self::new(tokenizer, template, pad_token_id))
     }
 
     /// Builds tokenizer and chat template from the metadata of the GGUF file `path`.
     pub fn from_gguf(path: &Path, content: &gguf_file::Content) -> Result<Self> {
         let gguf::Text { tokenizer, template, pad_token_id } = gguf::read(path, content)?;
-        Ok(Self { tokenizer, template, pad_token_id, vocabulary: None })
+        Ok(Self::new(tokenizer, template, pad_token_id))
     }
 
     /// Sets the number of rows of the model's embedding: a token id past it becomes an error that names it.
@@ -129,10 +140,9 @@ impl Encoder {
         let templated = |text| Rendered { text, surround: Surround::Nothing };
         match (input, &self.template) {
             (Input::Text(text), _) => Ok(templated(Cow::Borrowed(text))),
-            (Input::Plain(text), _) => Ok(Rendered {
-                text: Cow::Borrowed(self.tokenizer.without_bos(text)),
-                surround: Surround::SpecialTokens,
-            }),
+            (Input::Plain(text), _) => {
+                Ok(Rendered { text: self.with_one_bos(text), surround: Surround::SpecialTokens })
+            }
             (Input::Pair { prompt, response }, None) => {
                 let mut text = format!("{prompt}{response}");
                 let eos = self.tokenizer.eos().filter(|eos| !text.ends_with(eos));
@@ -148,6 +158,18 @@ impl Encoder {
                 let text = template.render(&conversation(input));
                 text.map(|text| templated(Cow::Owned(text))).map_err(|e| e.renamed(first_field(input)))
             }
+        }
+    }
+
+    /// A text as it is put before the tokenizer, so that it comes to begin with one BOS token where the model's texts do: without
+    /// one where the tokenizer adds it, with one where the template does. Clients strip it, or leave it there.
+    fn with_one_bos<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let Some(bos) = self.tokenizer.bos() else { return Cow::Borrowed(text) };
+        let stripped = text.strip_prefix(bos).unwrap_or(text);
+        match self.tokenizer.adds_bos() {
+            true => Cow::Borrowed(stripped),
+            false if self.template_begins => Cow::Owned(format!("{bos}{stripped}")),
+            false => Cow::Borrowed(text),
         }
     }
 
@@ -261,7 +283,11 @@ mod tests {
         for text in ["x y", "<s> x y", "<s>x y"] {
             assert_eq!(ids(&plain(), text), [0, 5, 6], "{text}");
         }
-        // Where the tokenizer puts none there, the text is as it is.
+        // Where the tokenizer puts none there but the template does, so does this; where neither does, the text is as it is.
+        let template = r#"{"bos_token": "<s>", "chat_template": "<s> {{ messages[0].content }}"}"#;
+        for text in ["<s> x y", " x y"] {
+            assert_eq!(ids(&encoder(template, None), text), [0, 5, 6], "{text}");
+        }
         let none = encoder(r#"{"bos_token": "<s>"}"#, None);
         assert_eq!((ids(&none, "<s> x"), ids(&none, "x")), (vec![0, 5], vec![5]));
     }

@@ -2,21 +2,21 @@
 //!
 //! | module | whose |
 //! |---|---|
-//! | [`openrlhf`] | OpenRLHF's remote reward model |
-//! | [`vllm`] | vLLM's pooling routes; verl and reward-hub call them |
-//! | [`sglang`] | SGLang's reward-model routes |
-//! | [`tei`] | Text Embeddings Inference |
-//! | [`rerank`] | Cohere's and Jina's rerankers, in vLLM's shape |
-//! | [`infinity`] | Infinity |
-//! | [`kserve`] | the Open Inference Protocol |
-//! | [`llama_factory`], [`slime`] | two trainers' reward calls |
-//! | [`shared`] | paths that several of them use |
+//! | `openrlhf` | OpenRLHF's remote reward model |
+//! | `vllm` | vLLM's pooling routes; verl and reward-hub call them |
+//! | `sglang` | SGLang's reward-model routes |
+//! | `tei` | Text Embeddings Inference |
+//! | `rerank` | Cohere's and Jina's rerankers, in vLLM's shape |
+//! | `infinity` | Infinity |
+//! | `kserve` | the Open Inference Protocol |
+//! | `llama_factory`, `slime` | two trainers' reward calls |
+//! | `shared` | paths that several of them use |
 //!
-//! A handler turns its request into a [`Question`], whose answer has a *plain* score for each input, the one number that these
+//! A handler turns its request into a `Question`, whose answer has a *plain* score for each input, the one number that these
 //! interfaces have room for (`--plain-score` says which), and the posterior beside it, as a field `reward` that their clients do not
 //! read. Fields that are not known are let pass, as those servers do.
 //!
-//! An error is a native one until it leaves the service; [`envelope`] then says it as the server would that was spoken to.
+//! An error is a native one until it leaves the service; `envelope` then says it as the server would that was spoken to.
 
 use axum::{
     Json,
@@ -77,8 +77,8 @@ pub fn table() -> OpenApiRouter<App> {
             routes()
                 .routes(routes!(vllm::v1_classify))
                 .routes(routes!(vllm::pooling))
-                .routes(routes!(vllm::version))
-                .routes(routes!(vllm::load)),
+                .routes(routes!(vllm::server::version))
+                .routes(routes!(vllm::server::load)),
         ))
         .merge(spoken(Dialect::Sglang, routes().routes(routes!(sglang::encode))))
         .merge(spoken(Dialect::SglangOpenAi, routes().routes(routes!(sglang::embeddings))))
@@ -89,21 +89,21 @@ pub fn table() -> OpenApiRouter<App> {
                 .routes(routes!(tei::invocations))
                 .routes(routes!(tei::root))
                 .routes(routes!(tei::vertex))
-                .routes(routes!(tei::decode))
-                .routes(routes!(tei::info)),
+                .routes(routes!(tei::server::decode))
+                .routes(routes!(tei::server::info)),
         ))
         .merge(spoken(Dialect::Cohere, routes().routes(routes!(rerank::v2))))
         .merge(spoken(Dialect::Infinity, routes().routes(routes!(infinity::models))))
         .merge(spoken(
             Dialect::Kserve,
             routes()
-                .routes(routes!(kserve::server))
-                .routes(routes!(kserve::live))
-                .routes(routes!(kserve::ready))
-                .routes(routes!(kserve::model))
-                .routes(routes!(kserve::model_version))
-                .routes(routes!(kserve::model_ready))
-                .routes(routes!(kserve::model_version_ready))
+                .routes(routes!(kserve::about::server))
+                .routes(routes!(kserve::about::live))
+                .routes(routes!(kserve::about::ready))
+                .routes(routes!(kserve::about::model))
+                .routes(routes!(kserve::about::model_version))
+                .routes(routes!(kserve::about::model_ready))
+                .routes(routes!(kserve::about::model_version_ready))
                 .routes(routes!(kserve::infer))
                 .routes(routes!(kserve::infer_version))
                 .routes(routes!(kserve::v1_predict)),

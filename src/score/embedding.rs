@@ -1,7 +1,5 @@
 //! Rewards beside each other: vectors whose inner products are their covariances.
 
-use std::sync::Arc;
-
 use super::Estimate;
 use crate::{Result, text::TokenSeq};
 
@@ -50,14 +48,4 @@ pub trait Embed {
 
     /// Whether there are variances; without, the embeddings are means alone.
     fn has_variances(&self) -> bool;
-}
-
-impl<T: Embed> Embed for Arc<T> {
-    fn embed(&self, batch: &[&TokenSeq]) -> Result<Vec<Embedding>> {
-        self.as_ref().embed(batch)
-    }
-
-    fn has_variances(&self) -> bool {
-        self.as_ref().has_variances()
-    }
 }

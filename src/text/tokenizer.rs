@@ -70,8 +70,9 @@ pub struct Token {
 pub struct Tokenizer {
     inner: Inner,
     eos: Option<String>,
-    /// The BOS token, where it is put before a text.
     bos: Option<String>,
+    /// Whether that is put before a text.
+    adds_bos: bool,
 }
 
 impl Tokenizer {
@@ -89,9 +90,10 @@ impl Tokenizer {
             inner.with_post_processor(Some(processor));
         }
         let first = inner.encode_fast("", true).map_err(wrong)?.get_ids().first().copied();
-        let bos =
-            special.named.get("bos_token").filter(|bos| first.is_some() && inner.token_to_id(bos) == first);
-        Ok(Self { eos: special.named.get("eos_token").cloned(), bos: bos.cloned(), inner })
+        let named = |name: &str| special.named.get(name).cloned();
+        let (bos, eos) = (named("bos_token"), named("eos_token"));
+        let adds_bos = first.is_some() && first == bos.as_ref().and_then(|bos| inner.token_to_id(bos));
+        Ok(Self { inner, eos, bos, adds_bos })
     }
 
     /// Returns the text of the EOS token, if the model's files name one.
@@ -99,9 +101,14 @@ impl Tokenizer {
         self.eos.as_deref()
     }
 
-    /// Returns a text without the BOS token that it begins with, where the tokenizer puts one there.
-    pub fn without_bos<'a>(&self, text: &'a str) -> &'a str {
-        self.bos.as_deref().and_then(|bos| text.strip_prefix(bos)).unwrap_or(text)
+    /// Returns the text of the BOS token, if the model's files name one.
+    pub fn bos(&self) -> Option<&str> {
+        self.bos.as_deref()
+    }
+
+    /// Returns whether a text comes to begin with it.
+    pub fn adds_bos(&self) -> bool {
+        self.adds_bos
     }
 
     /// Returns the tokens of `text` as the vocabulary has them.

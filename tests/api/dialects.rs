@@ -172,7 +172,7 @@ async fn what_is_not_a_number_is_an_error_in_each_dialect() {
 #[tokio::test]
 async fn time_that_runs_out_is_said_in_each_dialect() {
     let mut setup = Setup::default();
-    setup.http.timeout = std::time::Duration::from_millis(30);
+    setup.http.timeout = std::time::Duration::from_millis(200);
     let service = Service::ready_with(setup).await;
     service.hold.shut();
     for spoken in everyone() {

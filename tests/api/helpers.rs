@@ -179,7 +179,7 @@ fn encoder() -> Arc<Encoder> {
     let config = json!({
         "chat_template": "<s>{% for m in messages %}{% if 'no' in [m.role, m.content] %}{{ raise_exception('no') }}\
             {% endif %} {{ m.content }} </s>{% endfor %}",
-        "bos_token": "<s>", "eos_token": "</s>",
+        "eos_token": "</s>",
     });
     std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
     std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();

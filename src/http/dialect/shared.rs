@@ -71,8 +71,8 @@ pub enum Rerank {
 #[serde(untagged)]
 #[schema(as = SharedTokenize)]
 pub enum Tokenize {
-    Tei(tei::TokenizeRequest),
-    Vllm(vllm::TokenizeRequest),
+    Tei(tei::server::TokenizeRequest),
+    Vllm(vllm::server::TokenizeRequest),
 }
 
 /// A prompt and its answer, or several, in this server's own words.
@@ -128,8 +128,8 @@ pub enum Reranking {
 #[expect(dead_code, reason = "documentation")]
 #[schema(as = SharedTokens)]
 pub enum Tokens {
-    Tei(Vec<Vec<tei::SimpleToken>>),
-    Vllm(vllm::Tokenized),
+    Tei(Vec<Vec<tei::server::SimpleToken>>),
+    Vllm(vllm::server::Tokenized),
 }
 
 /// Rewards, by the fields of the body
@@ -273,8 +273,8 @@ pub async fn tokenize(
     body: RawJson,
 ) -> Result<Response, ApiError> {
     match Tokenize::read(&body, &spoken)? {
-        Tokenize::Tei(request) => Ok(tei::tokenize(&app, request).await?.into_response()),
-        Tokenize::Vllm(request) => vllm::tokenize(&app, request).await,
+        Tokenize::Tei(request) => Ok(tei::server::tokenize(&app, request).await?.into_response()),
+        Tokenize::Vllm(request) => vllm::server::tokenize(&app, request).await,
     }
 }
 
