@@ -10,32 +10,33 @@
 use std::{sync::Arc, thread, time::Instant};
 
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{oneshot::Receiver, watch},
     task::spawn_blocking,
 };
 use tracing::Span;
 
 use crate::{
     Error, Result,
-    item::{Input, Message},
-    nn::pack::own_tokens,
-    score::{Estimate, Want},
+    item::Placed,
+    score::{Embedding, Estimate, Want, penalty::Penalty, select::Selected},
     telemetry::{drift::Drift, metrics::Metrics},
-    text::{Limit, TokenSeq, Truncation},
+    text::{Limit, TokenSeq},
 };
 
 mod gate;
+mod job;
 pub mod queue;
 pub mod registry;
+mod task;
 mod worker;
 
-use gate::{Gate, Ticket, Waiting};
-use queue::{Entry, Key, Load, Queue};
+use gate::{Gate, Ticket};
+use job::estimated;
+pub use job::{Job, Seen, by_size};
+use queue::{Key, Load, Queue, Work};
 use registry::{Model, Registry, Served};
+use task::{Asked, Task};
 use worker::Worker;
-
-/// Bytes of text taken for one token until it is tokenised.
-const BYTES_PER_TOKEN: usize = 4;
 
 /// How much waits, and how much is scored at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,34 +74,6 @@ pub enum Health {
     Failed(String),
 }
 
-/// One request's sequences, to be scored by one model.
-#[derive(Debug)]
-pub struct Job {
-    /// Index of the model in the registry.
-    pub model: usize,
-    /// What is to be scored.
-    pub inputs: Vec<Input>,
-    /// What is cut from inputs that are too long.
-    pub truncation: Option<Truncation>,
-    /// Whether variances are wanted.
-    pub want: Want,
-    /// What is not being scored by then is dropped.
-    pub deadline: Instant,
-}
-
-/// One input's score.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Scored {
-    /// Finite, and with a variance where one was wanted.
-    pub estimate: Estimate,
-    /// Percentile of the variance among those of the pairs that the fit held out, where there is one and were some.
-    pub novelty: Option<f64>,
-    /// Tokens that were scored.
-    pub tokens: usize,
-    /// Whether tokens were cut to fit the limit.
-    pub truncated: bool,
-}
-
 /// A handle on the worker.
 #[derive(Debug, Clone)]
 pub struct Engine {
@@ -109,6 +82,7 @@ pub struct Engine {
 
 #[derive(Debug)]
 struct Inner {
+    config: Config,
     registry: Registry,
     gate: Arc<Gate>,
     health: Arc<watch::Sender<Health>>,
@@ -141,12 +115,30 @@ impl Engine {
             .name("scorer".into())
             .spawn(move || worker.run())
             .map_err(|e| Error::Internal(format!("the scorer's thread does not start: {e}")))?;
-        Ok(Self { inner: Arc::new(Inner { registry, gate, health, metrics }) })
+        Ok(Self { inner: Arc::new(Inner { config: config.clone(), registry, gate, health, metrics }) })
     }
 
     /// Returns the models that are served.
     pub fn registry(&self) -> &Registry {
         &self.inner.registry
+    }
+
+    /// Returns how much may wait, and how much is scored at once.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// Says whether every model has scored once, and the end has not come.
+    pub fn ready(&self) -> Result<()> {
+        match self.health() {
+            Health::Ready => Ok(()),
+            Health::Starting | Health::Draining | Health::Failed(_) => Err(Error::NotReady),
+        }
+    }
+
+    /// Returns what waits.
+    pub fn load(&self) -> Load {
+        self.inner.gate.load()
     }
 
     /// Returns where the engine is in its life.
@@ -180,34 +172,76 @@ impl Engine {
     }
 
     /// Scores every input of a job, in order, or fails with the first error.
-    pub async fn score(&self, job: Job) -> Result<Vec<Scored>> {
-        let Job { model, inputs, truncation, want, deadline } = job;
+    pub async fn score(&self, job: Job, want: Want) -> Result<Vec<Seen<Estimate>>> {
+        self.every(job, Work::Estimates(want), Task::Estimate).await
+    }
+
+    /// Says of every input of a job how its reward varies with the others', in order.
+    pub async fn embed(&self, job: Job) -> Result<Vec<Seen<Embedding>>> {
+        self.every(job, Work::Embeddings, Task::Embed).await
+    }
+
+    /// Scores every input of a job that can be scored; what is wrong with one is its own answer.
+    pub async fn score_each(&self, job: Job, want: Want) -> Result<Vec<Result<Seen<Estimate>>>> {
+        let (key, deadline) = (Key { model: job.model, work: Work::Estimates(want) }, job.deadline);
+        let (ticket, sequences) = self.prepared(job).await?;
+        let good: Vec<TokenSeq> = sequences.iter().flatten().cloned().collect();
+        let seen = seen(&good);
+        let (entries, answers) = task::apart(good, key, deadline, Task::Estimate);
+        ticket.fill(entries);
+        let mut scored = awaited(seen, answers).await.into_iter();
+        let answer = |sequence: Result<TokenSeq>| sequence.and_then(|_| scored.next().unwrap_or_else(gone));
+        Ok(sequences.into_iter().map(answer).collect())
+    }
+
+    /// Finds the best of each of several pools, given by their sizes, which follow each other in the job's inputs; and
+    /// tells what was seen of every input.
+    pub async fn select(
+        &self,
+        job: Job,
+        sizes: &[usize],
+        penalty: Penalty,
+        top: usize,
+    ) -> Result<Vec<(Selected, Vec<Seen<()>>)>> {
+        let (key, deadline) = (Key { model: job.model, work: Work::Selections }, job.deadline);
+        let (ticket, sequences) = self.prepared(job).await?;
+        let sequences = sequences.into_iter().collect::<Result<Vec<_>>>()?;
+        let mut pools = Vec::with_capacity(sizes.len());
+        let (mut entries, mut answers) = (Vec::new(), Vec::new());
+        for pool in by_size(sequences, sizes) {
+            pools.push(seen(&pool));
+            let (entry, answer) = task::together(pool, penalty, top, key, deadline);
+            entries.push(entry);
+            answers.push(answer);
+        }
+        ticket.fill(entries);
+        let mut selected = Vec::with_capacity(pools.len());
+        for (pool, answer) in pools.into_iter().zip(answers) {
+            selected.push((answer.await.unwrap_or_else(|_| gone())?, pool));
+        }
+        Ok(selected)
+    }
+
+    /// Asks something of every input, and nothing where one of them is wrong.
+    async fn every<T>(&self, job: Job, work: Work, task: fn(Asked<T>) -> Task) -> Result<Vec<Seen<T>>> {
+        let (key, deadline) = (Key { model: job.model, work }, job.deadline);
+        let (ticket, sequences) = self.prepared(job).await?;
+        let sequences = sequences.into_iter().collect::<Result<Vec<_>>>()?;
+        let seen = seen(&sequences);
+        let (entries, answers) = task::apart(sequences, key, deadline, task);
+        ticket.fill(entries);
+        awaited(seen, answers).await.into_iter().collect()
+    }
+
+    /// Admits a job and tokenises its inputs; what is wrong with one is told in its place.
+    async fn prepared(&self, job: Job) -> Result<(Ticket, Vec<Result<TokenSeq>>)> {
         if matches!(self.health(), Health::Starting | Health::Failed(_)) {
             return Err(Error::NotReady);
         }
-        let served = self.served(model)?;
-        let limit = Limit { max_length: served.max_length, truncation };
-        let ticket = self.inner.gate.admit(estimated(&inputs, limit.max_length))?;
-        let (ticket, sequences) = self.tokenise(ticket, served, inputs, limit).await?;
-        let mut replies = Vec::with_capacity(sequences.len());
-        let since = Instant::now();
-        let own = own_tokens(&sequences.iter().collect::<Vec<_>>());
-        let entries = sequences.into_iter().zip(own).map(|(sequence, own)| {
-            let (reply, answer) = oneshot::channel();
-            let (tokens, truncated) = (sequence.ids.len(), sequence.truncated);
-            replies.push((tokens, truncated, answer));
-            let payload = Waiting { sequence, since, reply };
-            Entry { key: Key { model, want }, tokens, own, deadline, payload }
-        });
-        ticket.fill(entries.collect());
-        let mut scored = Vec::with_capacity(replies.len());
-        for (tokens, truncated, answer) in replies {
-            let gone = |_| Error::Internal("the scorer has gone".into());
-            let estimate = answer.await.map_err(gone)??;
-            let novelty = estimate.novelty(served.novelty.as_ref());
-            scored.push(Scored { estimate, novelty, tokens, truncated });
-        }
-        Ok(scored)
+        let served = self.served(job.model)?;
+        let limit = Limit { max_length: job.length_within(served.max_length), truncation: job.truncation };
+        let ticket = self.inner.gate.admit(estimated(&job.inputs, limit.max_length))?;
+        self.tokenise(ticket, served, job.inputs, limit).await
     }
 
     fn served(&self, model: usize) -> Result<&Served> {
@@ -220,17 +254,17 @@ impl Engine {
         &self,
         ticket: Ticket,
         served: &Served,
-        inputs: Vec<Input>,
+        inputs: Vec<Placed>,
         limit: Limit,
-    ) -> Result<(Ticket, Vec<TokenSeq>)> {
+    ) -> Result<(Ticket, Vec<Result<TokenSeq>>)> {
         let encoder = Arc::clone(&served.encoder);
         let started = Instant::now();
         let span = Span::current();
         let tokenised = spawn_blocking(move || {
             let _entered = span.enter();
-            let encode = |(index, input)| encoder.encode(input, &limit).map_err(|e| e.in_item(index));
-            let encoded = inputs.iter().enumerate().map(encode);
-            encoded.collect::<Result<Vec<_>>>().map(|sequences| (ticket, sequences))
+            let encode =
+                |Placed { input, place }: &Placed| encoder.encode(input, &limit).map_err(|e| place.blame(e));
+            (ticket, inputs.iter().map(encode).collect())
         });
         let result = tokenised.await.map_err(|e| {
             tracing::error!(cause = %e, "tokenising failed");
@@ -238,24 +272,28 @@ impl Engine {
         })?;
         let stage = self.inner.metrics.stage_seconds.with_label_values(&["tokenize"]);
         stage.observe(started.elapsed().as_secs_f64());
-        result
+        Ok(result)
     }
 }
 
-/// Guesses the load of inputs that are not tokenised yet, from their bytes.
-fn estimated(inputs: &[Input], max_length: usize) -> Load {
-    let said = |message: &Message| message.content.text().len();
-    let tokens = |input: &Input| {
-        let bytes = match input {
-            Input::Pair { prompt, response } => prompt.len() + response.len(),
-            Input::Answer { prompt, response } => prompt.iter().map(said).sum::<usize>() + response.len(),
-            Input::Messages(messages) => messages.iter().map(said).sum(),
-            Input::Text(text) => text.len(),
-            Input::Ids(ids) => return ids.len().min(max_length),
-        };
-        (bytes / BYTES_PER_TOKEN + 1).min(max_length)
-    };
-    Load { tokens: inputs.iter().map(tokens).sum(), items: inputs.len() }
+/// What clients are told of sequences beside their rewards.
+fn seen(sequences: &[TokenSeq]) -> Vec<Seen<()>> {
+    let of = |s: &TokenSeq| Seen { what: (), tokens: s.ids.len(), truncated: s.truncated };
+    sequences.iter().map(of).collect()
+}
+
+/// Waits for every answer.
+async fn awaited<T>(seen: Vec<Seen<()>>, answers: Vec<Receiver<Result<T>>>) -> Vec<Result<Seen<T>>> {
+    let mut all = Vec::with_capacity(answers.len());
+    for (Seen { tokens, truncated, .. }, answer) in seen.into_iter().zip(answers) {
+        let answer = answer.await.unwrap_or_else(|_| gone());
+        all.push(answer.map(|what| Seen { what, tokens, truncated }));
+    }
+    all
+}
+
+fn gone<T>() -> Result<T> {
+    Err(Error::Internal("the scorer has gone".into()))
 }
 
 #[cfg(test)]
@@ -273,26 +311,5 @@ mod tests {
         });
         std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
         Arc::new(Encoder::from_folder(folder.path(), None).unwrap())
-    }
-
-    #[test]
-    fn the_load_is_guessed_from_bytes_and_counted_for_ids() {
-        let text = |bytes| Input::Text("x".repeat(bytes));
-        let pair = Input::Pair { prompt: "x".repeat(6), response: "x".repeat(6) };
-        let messages = vec![Message::new("user", "x".repeat(8)), Message::new("user", "xxxx")];
-        let answer = Input::Answer { prompt: messages.clone(), response: "x".repeat(8) };
-        let table = [
-            (vec![text(0)], 1),
-            (vec![text(8)], 3),
-            (vec![text(8), pair], 7),
-            (vec![Input::Messages(messages)], 4),
-            (vec![answer], 6),
-            (vec![text(1000)], 100),
-            (vec![Input::Ids(vec![1; 7])], 7),
-            (vec![Input::Ids(vec![1; 700])], 100),
-        ];
-        for (inputs, tokens) in table {
-            assert_eq!(estimated(&inputs, 100), Load { tokens, items: inputs.len() }, "{inputs:?}");
-        }
     }
 }

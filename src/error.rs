@@ -26,9 +26,9 @@ pub enum Error {
     /// A field of a request or item is missing or invalid.
     #[error("{field}: {message}")]
     Field { field: String, message: String },
-    /// One of several items is wrong; its index counts from 0.
-    #[error("items[{index}]: {source}")]
-    Item { index: usize, source: Box<Error> },
+    /// One of several inputs is wrong, the one at this place.
+    #[error("{place}: {source}")]
+    At { place: String, source: Box<Error> },
     /// More tokens than the model, or the limit given, allows.
     #[error("input has {tokens} tokens, more than the limit of {limit} (hint: set `truncation`)")]
     TooLong { tokens: usize, limit: usize },
@@ -80,18 +80,6 @@ impl Error {
         match self {
             Self::Field { message, .. } => Self::field(field, message),
             other => other,
-        }
-    }
-
-    /// Says which of several items the error is about; a field becomes a path, `items[1].response`.
-    pub fn in_item(self, index: usize) -> Self {
-        match self {
-            // It is the request's, not the item's.
-            Self::Field { field, message } if field == "truncation" => {
-                Self::field(field, format!("items[{index}]: {message}"))
-            }
-            Self::Field { field, message } => Self::field(format!("items[{index}].{field}"), message),
-            source => Self::Item { index, source: Box::new(source) },
         }
     }
 }

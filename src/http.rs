@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::DefaultBodyLimit,
     http::{HeaderValue, header::CONTENT_SECURITY_POLICY},
     middleware::{from_fn, from_fn_with_state, map_response},
@@ -29,19 +29,31 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::{Error, Result, engine::Engine, telemetry::metrics::Metrics};
 
 pub mod access;
+mod best_of_n;
+mod compare;
 pub mod cors;
+pub mod dialect;
 mod error;
+mod idempotency;
 mod json;
 mod layers;
 mod listener;
 mod models;
 mod object;
 mod ops;
+mod penalty;
+mod pool;
+mod query;
+mod reward;
 mod rewards;
+mod stream;
 pub mod tls;
 
 use access::keys::Keys;
 use cors::Origin;
+use dialect::{Compat, PlainScore};
+use error::ApiError;
+use idempotency::Replays;
 use listener::{Bounded, Turns};
 use tls::Tls;
 
@@ -49,12 +61,20 @@ use tls::Tls;
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Bounds on what clients may ask, and who may.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Bytes of a request's body.
     pub body_limit: usize,
     /// Items of one request.
     pub max_items: usize,
+    /// Items of one request whose answer is a stream.
+    pub max_stream_items: usize,
+    /// From which novelty on a reward is flagged.
+    pub novelty_threshold: f64,
+    /// What a plain score is.
+    pub plain_score: PlainScore,
+    /// Whose shape a path has that the body does not tell.
+    pub compat: Option<Compat>,
     /// How long a request may take, from the end of its headers to its answer.
     pub timeout: Duration,
     /// How long a connection may take to send a request's headers.
@@ -74,6 +94,10 @@ impl Default for Config {
         Self {
             body_limit: 8 << 20,
             max_items: 256,
+            max_stream_items: 65_536,
+            novelty_threshold: 0.95,
+            plain_score: PlainScore::default(),
+            compat: None,
             timeout: Duration::from_secs(120),
             header_timeout: Duration::from_secs(10),
             connections: 512,
@@ -95,12 +119,13 @@ struct Shared {
     engine: Engine,
     metrics: Arc<Metrics>,
     config: Config,
+    replays: Replays,
 }
 
 impl App {
     /// Puts the parts together; `metrics` are those the engine reports to.
     pub fn new(engine: Engine, metrics: Arc<Metrics>, config: Config) -> Self {
-        Self { shared: Arc::new(Shared { engine, metrics, config }) }
+        Self { shared: Arc::new(Shared { engine, metrics, config, replays: Replays::default() }) }
     }
 
     fn engine(&self) -> &Engine {
@@ -114,6 +139,28 @@ impl App {
     fn config(&self) -> &Config {
         &self.shared.config
     }
+
+    fn replays(&self) -> &Replays {
+        &self.shared.replays
+    }
+
+    /// Refuses a list that is longer than a request's may be.
+    fn bounded(&self, field: &str, items: usize) -> Result<(), ApiError> {
+        match self.config().max_items {
+            limit if items > limit => Err(ApiError::too_many(field, items, limit)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Computes where it does not keep the runtime from other requests.
+async fn off_runtime<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let span = tracing::Span::current();
+    let done = tokio::task::spawn_blocking(move || span.in_scope(work)).await;
+    done.unwrap_or_else(|cause| {
+        tracing::error!(%cause, "a computation failed");
+        Err(Error::Internal("a computation failed".into()))
+    })
 }
 
 #[derive(utoipa::OpenApi)]
@@ -121,6 +168,7 @@ impl App {
     info(description = "Rewards of language-model answers, each with its variance."),
     tags(
         (name = "scoring", description = "Rewards and the models that give them"),
+        (name = "dialects", description = "The same, in the words of other servers"),
         (name = "operations", description = "Probes and metrics"),
     )
 )]
@@ -129,15 +177,26 @@ struct Document;
 /// Every route with its documentation, but for the metrics.
 fn table() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Document::openapi())
-        .routes(routes!(rewards::rewards))
+        .merge(native())
+        .routes(routes!(stream::stream))
         .routes(routes!(models::models))
         .routes(routes!(ops::livez))
         .routes(routes!(ops::readyz))
+        .merge(dialect::table())
 }
 
 /// The route that may have a port of its own.
 fn metrics() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(ops::metrics))
+}
+
+/// What scores, and may be asked for again by its key.
+fn native() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(rewards::rewards))
+        .routes(routes!(compare::compare))
+        .routes(routes!(best_of_n::best_of_n))
+        .route_layer(from_fn(idempotency::replay))
 }
 
 /// Returns the OpenAPI document of the service.
@@ -171,8 +230,10 @@ fn service() -> Router<App> {
 fn layered(routes: Router<App>, app: App) -> Router {
     let layers = ServiceBuilder::new()
         .layer(from_fn(layers::turn))
+        .layer(Extension(app.clone()))
         .layer(from_fn(layers::request_id))
         .layer(from_fn_with_state(app.clone(), layers::observe))
+        .layer(from_fn(dialect::envelope))
         .option_layer(cors::layer(&app.config().origins))
         .layer(from_fn_with_state(app.clone(), access::guard))
         .layer(CatchPanicLayer::custom(layers::panicked))

@@ -11,11 +11,15 @@ use utoipa::ToSchema;
 
 use crate::{Error, Result};
 
+mod answer;
 mod id;
+mod place;
 mod text_or;
 
+pub use answer::Answer;
 pub use id::Id;
-use text_or::{TextOr, text_or};
+pub use place::{Place, Placed};
+pub use text_or::{TextOr, text_or};
 
 /// One thing to score, as it arrives: exactly one of `prompt` with `response`, `messages`, `text`, and
 /// `input_ids` must be given.
@@ -122,6 +126,9 @@ pub enum Input {
     Messages(Vec<Message>),
     /// Templated text.
     Text(String),
+    /// Text that the tokenizer puts its special tokens around, as servers of plain text do; a BOS token that it begins with
+    /// already is not put there twice.
+    Plain(String),
     /// At least one token id.
     Ids(Vec<u32>),
 }

@@ -4,7 +4,7 @@
 //! backward whose Jacobians are contracted with the posterior block by block, and never kept. What leaves this module
 //! for a client passes [`Estimate::finite`] and [`Estimate::rated`]: a number that is not finite is an error.
 
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -20,11 +20,15 @@ mod candidates;
 mod cross_encoder;
 mod embedding;
 pub mod ensemble;
+pub mod joint;
+mod judge;
 pub mod penalty;
+pub mod rescale;
 pub mod select;
 
 use candidates::Candidates;
 pub use embedding::{Embed, Embedding};
+pub use judge::Judge;
 use penalty::Penalty;
 use select::{Pool, Selected, distinct, select};
 
@@ -95,14 +99,20 @@ pub trait Score: Send {
     /// Scores `batch`, one estimate per sequence in its order.
     fn score(&mut self, batch: &[&TokenSeq], want: Want) -> Result<Vec<Estimate>>;
 
+    /// Finds the candidate of one prompt with the highest conservative score, the lowest index among equals, and the
+    /// variances of the first `top` places. Computes all of them where the implementation cannot do with less.
+    fn best_of(&mut self, candidates: &[&TokenSeq], penalty: Penalty, _top: usize) -> Result<Selected> {
+        let want = if penalty.needs_variance() { Want::MeanAndVariance } else { Want::Mean };
+        let some = distinct(candidates);
+        let estimates = self.score(&some.of(candidates), want)?;
+        let finite =
+            estimates.into_iter().map(|estimate| estimate.finite(want)).collect::<Result<Vec<_>>>()?;
+        Selected::among(finite, penalty).map(|selected| some.spread(selected))
+    }
+
     /// Runs once forward and once backward, so that what is broken shows before the first request.
     fn warm_up(&mut self, sequence: &TokenSeq) -> Result<()>;
 }
-
-/// A model whose rewards are wanted, alone or beside each other.
-pub trait Reward: Score + Embed {}
-
-impl<T: Score + Embed> Reward for T {}
 
 /// Tokens of one pass on the CPU at most: more are no faster, and leave the caches.
 const PASS: usize = 512;
@@ -152,15 +162,14 @@ impl Scorer {
     }
 
     /// Finds the candidate of one prompt with the highest conservative score, the lowest index among equals, without
-    /// computing the variances of those that cannot win. All are in one forward, whatever [`Sharing`] says.
-    pub fn best_of(&self, candidates: &[&TokenSeq], penalty: Penalty) -> Result<Selected> {
-        let distinct = distinct(candidates);
-        let some: Vec<&TokenSeq> = distinct.iter().map(|i| candidates[*i]).collect();
-        let packed = Packed::candidates(&some);
+    /// computing the variances of those that cannot be among the first `top`. All are in one forward, whatever [`Sharing`]
+    /// says.
+    pub fn best_of(&self, candidates: &[&TokenSeq], penalty: Penalty, top: usize) -> Result<Selected> {
+        let some = distinct(candidates);
+        let packed = Packed::candidates(&some.of(candidates));
         let trace = self.model.forward(&packed)?;
         let pool = Candidates::new(&self.model, self.posterior.as_ref(), &trace, Wanted::Variances)?;
-        let selected = select(&pool, penalty)?;
-        Ok(Selected { index: distinct[selected.index], ..selected })
+        select(&pool, penalty, top).map(|selected| some.spread(selected))
     }
 
     /// Scores a batch: one estimate per sequence in its order.
@@ -186,11 +195,12 @@ impl Scorer {
         let candidates = Candidates::new(&self.model, Some(posterior), &trace, Wanted::Covariances)?;
         let mut embeddings = Vec::with_capacity(sequences.len());
         for walk in candidates.all(self.model.tokens_within(bytes))? {
+            let variances = walk.variances().to_vec();
             let vectors = walk.covariances()?.map(|vectors| vectors.to_vec2::<f32>()).transpose()?;
-            for vector in vectors.unwrap_or_default() {
+            for (vector, variance) in vectors.unwrap_or_default().into_iter().zip(variances) {
                 let at = embeddings.len();
                 let (mean, head) = (candidates.means()[at], candidates.head_variances()[at]);
-                embeddings.push(Embedding { mean, head_variance: head, vector });
+                embeddings.push(Embedding { mean, head_variance: head, vector }.of_variance(variance));
             }
         }
         Ok(embeddings)
@@ -277,6 +287,10 @@ impl Score for Scorer {
         self.estimates(batch, want)
     }
 
+    fn best_of(&mut self, candidates: &[&TokenSeq], penalty: Penalty, top: usize) -> Result<Selected> {
+        Self::best_of(self, candidates, penalty, top)
+    }
+
     fn warm_up(&mut self, sequence: &TokenSeq) -> Result<()> {
         self.run_once(sequence)
     }
@@ -294,17 +308,6 @@ impl Embed for Scorer {
 
     fn has_variances(&self) -> bool {
         self.posterior.is_some()
-    }
-}
-
-/// A scorer that others use as well.
-impl Score for Arc<Scorer> {
-    fn score(&mut self, batch: &[&TokenSeq], want: Want) -> Result<Vec<Estimate>> {
-        self.estimates(batch, want)
-    }
-
-    fn warm_up(&mut self, sequence: &TokenSeq) -> Result<()> {
-        self.run_once(sequence)
     }
 }
 

@@ -75,7 +75,7 @@ impl Answered {
                 }
                 _ => None,
             },
-            Input::Text(_) | Input::Ids(_) => None,
+            Input::Text(_) | Input::Plain(_) | Input::Ids(_) => None,
         }
     }
 

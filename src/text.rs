@@ -21,6 +21,7 @@ mod tokenizer;
 mod truncate;
 
 use template::Template;
+pub use tokenizer::Token;
 use tokenizer::{Surround, Tokenizer};
 pub use truncate::{Limit, Truncation};
 
@@ -42,6 +43,8 @@ pub struct Encoder {
     template: Option<Template>,
     pad_token_id: Option<u32>,
     vocabulary: Option<usize>,
+    /// Whether the template's texts begin with the BOS token.
+    template_begins: bool,
     /// Whether prompt and response are a pair of texts to the tokenizer.
     pairs: bool,
 }
@@ -61,17 +64,26 @@ struct Rendered<'a> {
 }
 
 impl Encoder {
+    fn new(tokenizer: Tokenizer, template: Option<Template>, pad_token_id: Option<u32>) -> Self {
+        let user = [Message::new("user", "")];
+        let begins = |(template, bos): (&Template, &str)| {
+            template.render(&user).is_ok_and(|text| text.starts_with(bos))
+        };
+        let template_begins = template.as_ref().zip(tokenizer.bos()).is_some_and(begins);
+        Self { tokenizer, template, pad_token_id, vocabulary: None, template_begins, pairs: false }
+    }
+
     /// Reads tokenizer and chat template from a checkpoint folder; `pad_token_id` is that of its
     /// `config.json`.
     pub fn from_folder(dir: &Path, pad_token_id: Option<u32>) -> Result<Self> {
         let (tokenizer, template) = folder::read(dir)?;
-        Ok(Self { tokenizer, template, pad_token_id, vocabulary: None, pairs: false })
+        Ok(Self::new(tokenizer, template, pad_token_id))
     }
 
     /// Builds tokenizer and chat template of a GGUF file.
     pub fn from_gguf(file: &Gguf) -> Result<Self> {
         let gguf::Text { tokenizer, template, pad_token_id } = gguf::read(file)?;
-        Ok(Self { tokenizer, template, pad_token_id, vocabulary: None, pairs: false })
+        Ok(Self::new(tokenizer, template, pad_token_id))
     }
 
     /// Sets the number of rows of the model's embedding: a token id past it becomes an error that names it.
@@ -102,6 +114,17 @@ impl Encoder {
             Input::Ids(_) => Ok(None),
             _ => Ok(Some(self.render(input)?.text.into_owned())),
         }
+    }
+
+    /// The tokens of an input that has a text.
+    pub fn tokens(&self, input: &Input) -> Result<Vec<Token>> {
+        let rendered = self.render(input)?;
+        self.tokenizer.tokens(&rendered.text, rendered.surround).map_err(|e| e.renamed(first_field(input)))
+    }
+
+    /// The text of token ids.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        self.tokenizer.decode(ids, skip_special_tokens)
     }
 
     /// Encodes one input; what does not fit the limit is cut as it says, or refused.
@@ -164,6 +187,9 @@ impl Encoder {
         let templated = |text| Rendered { text, surround: Surround::Nothing };
         match (input, &self.template) {
             (Input::Text(text), _) => Ok(templated(Cow::Borrowed(text))),
+            (Input::Plain(text), _) => {
+                Ok(Rendered { text: self.with_one_bos(text), surround: Surround::SpecialTokens })
+            }
             (Input::Pair { prompt, response }, None) => {
                 let mut text = format!("{prompt}{response}");
                 let eos = self.tokenizer.eos().filter(|eos| !text.ends_with(eos));
@@ -182,10 +208,22 @@ impl Encoder {
         }
     }
 
+    /// A text as it is put before the tokenizer, so that it comes to begin with one BOS token where the model's texts do: without
+    /// one where the tokenizer adds it, with one where the template does. Clients strip it, or leave it there.
+    fn with_one_bos<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let Some(bos) = self.tokenizer.bos() else { return Cow::Borrowed(text) };
+        let stripped = text.strip_prefix(bos).unwrap_or(text);
+        match self.tokenizer.adds_bos() {
+            true => Cow::Borrowed(stripped),
+            false if self.template_begins => Cow::Owned(format!("{bos}{stripped}")),
+            false => Cow::Borrowed(text),
+        }
+    }
+
     /// Finds the bytes of the last message's text, which `keep-suffix` cuts.
     fn last_text(&self, input: &Input, rendered: &Rendered) -> Result<Range<usize>> {
         match (input, &self.template) {
-            (Input::Text(_) | Input::Ids(_), _) => Err(no_last_message()),
+            (Input::Text(_) | Input::Plain(_) | Input::Ids(_), _) => Err(no_last_message()),
             (_, Some(template)) => template.last_text(&conversation(input), &rendered.text),
             (Input::Pair { prompt, .. }, None) => {
                 let text = rendered.text.get(prompt.len()..).unwrap_or_default();
@@ -222,7 +260,7 @@ fn conversation(input: &Input) -> Cow<'_, [Message]> {
         Input::Messages(messages) => Cow::Borrowed(messages),
         Input::Answer { prompt, response } => Cow::Owned(answered(prompt, response)),
         Input::Pair { prompt, response } => Cow::Owned(answered(&[Message::new("user", prompt)], response)),
-        Input::Text(_) | Input::Ids(_) => Cow::Borrowed(&[]),
+        Input::Text(_) | Input::Plain(_) | Input::Ids(_) => Cow::Borrowed(&[]),
     }
 }
 
@@ -248,7 +286,7 @@ fn first_field(input: &Input) -> &'static str {
     match input {
         Input::Pair { .. } | Input::Answer { .. } => "prompt",
         Input::Messages(_) => "messages",
-        Input::Text(_) => "text",
+        Input::Text(_) | Input::Plain(_) => "text",
         Input::Ids(_) => "input_ids",
     }
 }
@@ -299,6 +337,23 @@ mod tests {
             "chat_template": template, "bos_token": "<s>", "eos_token": "</s>", "add_bos_token": true
         });
         encoder(&config.to_string(), Some(1))
+    }
+
+    #[test]
+    fn a_bos_token_is_not_put_before_itself() {
+        let limit = limit(99, None);
+        let ids =
+            |encoder: &Encoder, text: &str| encoder.encode(&Input::Plain(text.into()), &limit).unwrap().ids;
+        for text in ["x y", "<s> x y", "<s>x y"] {
+            assert_eq!(ids(&plain(), text), [0, 5, 6], "{text}");
+        }
+        // Where the tokenizer puts none there but the template does, so does this; where neither does, the text is as it is.
+        let template = r#"{"bos_token": "<s>", "chat_template": "<s> {{ messages[0].content }}"}"#;
+        for text in ["<s> x y", " x y"] {
+            assert_eq!(ids(&encoder(template, None), text), [0, 5, 6], "{text}");
+        }
+        let none = encoder(r#"{"bos_token": "<s>"}"#, None);
+        assert_eq!((ids(&none, "<s> x"), ids(&none, "x")), (vec![0, 5], vec![5]));
     }
 
     fn pair(prompt: &str, response: &str) -> Input {

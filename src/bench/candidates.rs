@@ -82,5 +82,5 @@ fn selected_seconds(scorer: &Scorer, members: &[&TokenSeq], timer: &Timer) -> Re
     if scorer.posterior.is_none() {
         return Ok(None);
     }
-    timer.seconds(|| scorer.best_of(members, Penalty::default()).map(drop)).map(Some)
+    timer.seconds(|| scorer.best_of(members, Penalty::default(), 1).map(drop)).map(Some)
 }

@@ -66,7 +66,7 @@ fn pool(scorer: &mut Scorer, alone: &mut Scorer, members: &[&TokenSeq]) -> Resul
     })?;
     let mut selected = None;
     let selected_seconds = Timer::once(|| {
-        selected = Some(scorer.best_of(members, penalty)?);
+        selected = Some(scorer.best_of(members, penalty, 1)?);
         Ok(())
     })?;
     let selected = selected.ok_or_else(|| Error::Internal("nothing was selected".into()))?;

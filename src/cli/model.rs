@@ -12,7 +12,7 @@ use crate::{
         RewardModel, adapter::Adapter, checkpoint::Checkpoint, cross_encoder::CrossEncoder, head::Outputs,
     },
     posterior::{Novelty, Posterior, Target, store},
-    score::{Reward, Scorer, Want},
+    score::{Judge, Scorer, Want},
     text::Reader,
 };
 use candle_core::{DType, Device};
@@ -146,7 +146,7 @@ pub struct Opened {
 /// A model that is ready to score, and what its items need.
 pub struct Ready {
     pub reader: Reader,
-    pub scorer: Box<dyn Reward>,
+    pub scorer: Box<dyn Judge>,
     pub novelty: Option<Novelty>,
 }
 

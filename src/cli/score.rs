@@ -13,7 +13,7 @@ use crate::{
     model::checkpoint::tensors,
     posterior::Novelty,
     score::{
-        Embedding, Estimate, Rated, Reward, Want, batched, in_batches,
+        Embedding, Estimate, Judge, Rated, Want, batched, in_batches,
         penalty::{Kind, Penalty},
     },
     text::{Encoder, Limit, TokenSeq, Truncation},
@@ -140,7 +140,7 @@ impl Score {
     fn embed(
         &self,
         path: &Path,
-        scorer: &dyn Reward,
+        scorer: &dyn Judge,
         sequences: &[TokenSeq],
         done: impl FnMut(usize),
     ) -> Result<Vec<Estimate>> {

@@ -8,9 +8,12 @@ use super::{
 use crate::{
     Error, Result,
     engine::{self, Engine, registry::Model},
-    http::{self, App},
+    http::{
+        self, App,
+        dialect::{Compat, PlainScore},
+    },
     hub::Kind,
-    score::{Scorer, Want, ensemble::Ensemble},
+    score::{Scorer, Want, ensemble::Ensemble, rescale::Scale},
     telemetry::metrics::Metrics,
 };
 use clap::builder::RangedU64ValueParser;
@@ -36,12 +39,33 @@ pub struct Serve {
     /// Several of the adapters as one model, whose variance is the mean of theirs and what their means differ by; repeatable
     #[arg(long, value_name = "NAME=A,B,..", env = "REWARDEN_ENSEMBLE", value_delimiter = ';')]
     ensemble: Vec<NamedEnsemble>,
+    /// Another scale for the rewards of a model: f becomes SCALE f + SHIFT, and k means the same for models whose rewards spread
+    /// alike; repeatable
+    #[arg(long, value_name = "[NAME=]SCALE[,SHIFT]", env = "REWARDEN_RESCALE", value_delimiter = ';')]
+    rescale: Vec<NamedScale>,
     #[command(flatten)]
     scoring: ScoringArgs,
     #[command(flatten)]
     access: AccessArgs,
     #[command(flatten)]
+    answers: Answers,
+    #[command(flatten)]
     limits: Limits,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Answers")]
+struct Answers {
+    /// Novelty from which on a reward is flagged as `novel`
+    #[arg(long, value_name = "0..1", value_parser = share, env = "REWARDEN_NOVELTY_THRESHOLD")]
+    #[arg(default_value_t = 0.95)]
+    novelty_threshold: f64,
+    /// What stands where another server's interface has room for one number
+    #[arg(long, value_enum, default_value = "mean", env = "REWARDEN_PLAIN_SCORE")]
+    plain_score: PlainScore,
+    /// Whose shape /v1/rerank has [default: Cohere's, Jina's and vLLM's]
+    #[arg(long, value_enum, env = "REWARDEN_COMPAT")]
+    compat: Option<Compat>,
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -66,6 +90,10 @@ struct Limits {
     /// Items of one request
     #[arg(long, value_name = "ITEMS", value_parser = count(), default_value_t = 256, env = "REWARDEN_MAX_ITEMS")]
     max_items: usize,
+    /// Items of one request whose answer is a stream
+    #[arg(long, value_name = "ITEMS", value_parser = count(), env = "REWARDEN_MAX_STREAM_ITEMS")]
+    #[arg(default_value_t = 65_536)]
+    max_stream_items: usize,
     /// Bytes of a request's body
     #[arg(long, value_name = "BYTES", value_parser = count(), default_value_t = 8 << 20, env = "REWARDEN_BODY_LIMIT")]
     body_limit: usize,
@@ -94,6 +122,12 @@ fn seconds(least: u64) -> RangedU64ValueParser {
     RangedU64ValueParser::new().range(least..=24 * 3600)
 }
 
+/// From 0 to 1.
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "expected a number from 0 to 1".into())
+}
+
 impl Serve {
     /// Serves until it is told to stop.
     pub fn run(self) -> Result<()> {
@@ -107,8 +141,13 @@ impl Serve {
         let sockets = access.bind().await?;
         let metrics = Arc::new(Metrics::new().map_err(|e| Error::Internal(format!("metrics: {e}")))?);
         let engine = Engine::start(models, &self.limits.engine(), Arc::clone(&metrics))?;
-        let config = access.config(self.limits.http());
+        let config = access.config(self.http());
         http::serve(sockets, App::new(engine, metrics, config), stop_signal()).await
+    }
+
+    fn http(&self) -> http::Config {
+        let Answers { novelty_threshold, plain_score, compat } = self.answers;
+        http::Config { novelty_threshold, plain_score, compat, ..self.limits.http() }
     }
 
     /// Opens the base once and puts every adapter on it.
@@ -132,16 +171,25 @@ impl Serve {
             false => adapters.into_iter().map(folder).collect::<Result<_>>()?,
         };
         for (name, folder) in folders {
+            let parent = folder.as_ref().map(|_| base.name.clone());
             let opened = Opened::frozen(base.clone(), folder, &backend)?;
             let encoder = Arc::clone(&opened.base.encoder);
             let max_length = self.limits.max_length.unwrap_or(usize::MAX).min(opened.base.config.max_length);
             let scorer = Arc::new(opened.into_scorer(Want::MeanAndVariance, &self.scoring)?);
-            models.push(Model::new(name.clone(), encoder, max_length, Arc::clone(&scorer)));
+            models.push(Model::new(name.clone(), encoder, max_length, Arc::clone(&scorer)).on(parent));
             scorers.insert(name, scorer);
         }
         for ensemble in &self.ensemble {
             let ensemble = ensemble.of(&scorers, &models)?;
             models.push(ensemble);
+        }
+        for NamedScale { name, scale } in &self.rescale {
+            let is_meant = |model: &Model| name.as_ref().is_none_or(|name| model.served.name == *name);
+            let unknown =
+                || Error::Usage(format!("--rescale: no such model: {}", name.as_deref().unwrap_or_default()));
+            let at = models.iter().position(is_meant).ok_or_else(unknown)?;
+            let model = models.remove(at).rescaled(*scale);
+            models.insert(at, model);
         }
         Ok(models)
     }
@@ -166,6 +214,29 @@ impl FromStr for NamedEnsemble {
             true => Ok(Self { name: name.into(), members }),
             false => Err(hint.into()),
         }
+    }
+}
+
+/// `[NAME=]SCALE[,SHIFT]`: what is done to the rewards of a model, by default the first.
+#[derive(Debug, Clone, PartialEq)]
+struct NamedScale {
+    name: Option<String>,
+    scale: Scale,
+}
+
+impl FromStr for NamedScale {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let hint = "expected [NAME=]SCALE[,SHIFT], two finite numbers, the first above 0";
+        let (name, numbers) = match text.rsplit_once('=') {
+            Some((name, numbers)) => (Some(name.to_owned()), numbers),
+            None => (None, text),
+        };
+        let (scale, shift) = numbers.split_once(',').unwrap_or((numbers, "0"));
+        let number = |text: &str| text.trim().parse::<f64>().map_err(|_| hint);
+        let scale = Scale::new(number(scale)?, number(shift)?).map_err(|_| hint)?;
+        Ok(Self { name, scale })
     }
 }
 
@@ -195,6 +266,7 @@ impl Limits {
         http::Config {
             body_limit: self.body_limit,
             max_items: self.max_items,
+            max_stream_items: self.max_stream_items,
             timeout: Duration::from_secs(self.timeout),
             header_timeout: Duration::from_secs(self.header_timeout),
             connections: self.connections,
@@ -230,7 +302,7 @@ mod tests {
     #[derive(Debug, clap::Parser)]
     struct Line {
         #[command(flatten)]
-        limits: Limits,
+        serve: Serve,
     }
 
     #[test]
@@ -249,8 +321,11 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_library() {
-        let Line { limits } = Line::try_parse_from(["rewarden"]).unwrap();
-        assert_eq!((limits.engine(), limits.http()), (engine::Config::default(), http::Config::default()));
+        let Line { serve } = Line::try_parse_from(["rewarden"]).unwrap();
+        assert_eq!(
+            (serve.limits.engine(), serve.http()),
+            (engine::Config::default(), http::Config::default())
+        );
     }
 
     #[test]
@@ -260,6 +335,19 @@ mod tests {
         assert_eq!(parse("both=a,b"), Ok(NamedEnsemble { name: "both".into(), members }));
         for wrong in ["both", "=a,b", "both=a", "both=a,a", "both=a,", "both="] {
             assert!(parse(wrong).unwrap_err().starts_with("expected NAME=A,B"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_scale_is_of_a_model() {
+        let parse = |text: &str| text.parse::<NamedScale>();
+        let named = |name: Option<&str>, scale, shift| {
+            Ok(NamedScale { name: name.map(String::from), scale: Scale::new(scale, shift).unwrap() })
+        };
+        assert_eq!(parse("mine=0.5,-2"), named(Some("mine"), 0.5, -2.0));
+        assert_eq!(parse("2"), named(None, 2.0, 0.0));
+        for wrong in ["", "mine=", "0", "-1", "1,x", "inf", "1,2,3"] {
+            assert!(parse(wrong).unwrap_err().starts_with("expected [NAME=]SCALE"), "{wrong}");
         }
     }
 

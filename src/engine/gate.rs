@@ -9,21 +9,11 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::oneshot;
-
-use super::queue::{Batch, Entry, Load, Queue};
-use crate::{Result, score::Estimate, telemetry::metrics::Metrics, text::TokenSeq};
-
-/// A sequence that waits, and the way back to its client.
-#[derive(Debug)]
-pub struct Waiting {
-    /// What is to be scored.
-    pub sequence: TokenSeq,
-    /// When it was put into the queue.
-    pub since: Instant,
-    /// Closed once the client has gone.
-    pub reply: oneshot::Sender<Result<Estimate>>,
-}
+use super::{
+    queue::{Batch, Entry, Load, Queue},
+    task::Waiting,
+};
+use crate::{Result, telemetry::metrics::Metrics};
 
 /// The shared queue; the worker sleeps on it while it is empty.
 #[derive(Debug)]
@@ -58,6 +48,11 @@ impl Gate {
         Ok(Ticket { gate: Arc::clone(self), load })
     }
 
+    /// What counts against the bounds.
+    pub fn load(&self) -> Load {
+        self.lock().queue.load()
+    }
+
     /// Waits for entries and takes a batch; `None` once the gate is closed and everything was taken.
     pub fn next_batch(&self) -> Option<Batch<Waiting>> {
         let mut state = self.lock();
@@ -67,7 +62,7 @@ impl Gate {
             }
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        let batch = state.queue.next_batch(Instant::now(), |waiting| waiting.reply.is_closed());
+        let batch = state.queue.next_batch(Instant::now(), |waiting| waiting.task.is_gone());
         self.report(&state.queue);
         Some(batch)
     }

@@ -46,16 +46,29 @@ impl Load {
 pub struct Key {
     /// Index of the model in the registry.
     pub model: usize,
-    /// Whether variances are wanted.
-    pub want: Want,
+    /// What is computed.
+    pub work: Work,
 }
 
-/// One sequence that waits; `payload` is the sequence and the way back to its client.
+/// What is computed of the entries of one batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Work {
+    /// Of each sequence its estimate.
+    Estimates(Want),
+    /// Of each sequence the vector that says how its reward varies with others.
+    Embeddings,
+    /// Of each entry's sequences the best.
+    Selections,
+}
+
+/// What waits together: one sequence, or the candidates of one selection; `payload` is that and the way back to its client.
 #[derive(Debug)]
 pub struct Entry<T> {
     /// What it must share with the others of its batch.
     pub key: Key,
-    /// Tokens of the sequence.
+    /// How many sequences it has.
+    pub items: usize,
+    /// Tokens of the sequences.
     pub tokens: usize,
     /// Those of them that it does not share with the entry before it; all, where the two are not of one request.
     pub own: usize,
@@ -155,7 +168,8 @@ impl<T> Queue<T> {
 }
 
 fn load_of<T>(entries: &[Entry<T>]) -> Load {
-    Load { tokens: entries.iter().map(|entry| entry.tokens).sum(), items: entries.len() }
+    let sum = |of: fn(&Entry<T>) -> usize| entries.iter().map(of).sum();
+    Load { tokens: sum(|entry| entry.tokens), items: sum(|entry| entry.items) }
 }
 
 #[cfg(test)]
@@ -169,7 +183,7 @@ mod tests {
     const WIDE: Load = Load { tokens: usize::MAX, items: usize::MAX };
 
     fn key(model: usize, want: Want) -> Key {
-        Key { model, want }
+        Key { model, work: Work::Estimates(want) }
     }
 
     /// Entries of one request whose payloads number them from `first`.
@@ -177,7 +191,14 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(3600);
         let entries: Vec<_> = (first..)
             .zip(tokens)
-            .map(|(payload, tokens)| Entry { key, tokens: *tokens, own: *tokens, deadline, payload })
+            .map(|(payload, tokens)| Entry {
+                key,
+                items: 1,
+                tokens: *tokens,
+                own: *tokens,
+                deadline,
+                payload,
+            })
             .collect();
         let load = load_of(&entries);
         queue.reserve(load)?;
@@ -245,9 +266,9 @@ mod tests {
         let deadline = Instant::now();
         queue.fill(
             reserved,
-            vec![Entry { key: key(0, Want::Mean), tokens: 12, own: 12, deadline, payload: 0 }],
+            vec![Entry { key: key(0, Want::Mean), items: 3, tokens: 12, own: 12, deadline, payload: 0 }],
         );
-        assert_eq!(queue.load(), Load { tokens: 12, items: 1 });
+        assert_eq!(queue.load(), Load { tokens: 12, items: 3 });
     }
 
     #[test]

@@ -10,7 +10,11 @@ use crate::{
     Error, Result,
     model::cross_encoder::CrossEncoder,
     posterior::{Novelty, Posterior},
-    score::{Score, Scorer, ensemble::Ensemble},
+    score::{
+        Judge, Scorer,
+        ensemble::Ensemble,
+        rescale::{Rescaled, Scale},
+    },
     text::{Encoder, Reader},
 };
 
@@ -27,6 +31,8 @@ pub struct Served {
     pub has_posterior: bool,
     /// Tells how unusual a variance is.
     pub novelty: Option<Novelty>,
+    /// The base, where the model is an adapter on one.
+    pub parent: Option<String>,
 }
 
 /// A model as the engine takes it over: its description, and the scorer that moves to the worker's thread.
@@ -34,7 +40,7 @@ pub struct Model {
     /// What requests see of it.
     pub served: Served,
     /// What the worker calls.
-    pub scorer: Box<dyn Score>,
+    pub scorer: Box<dyn Judge>,
 }
 
 impl Model {
@@ -42,15 +48,29 @@ impl Model {
     pub fn new(name: String, encoder: Arc<Encoder>, max_length: usize, scorer: Arc<Scorer>) -> Self {
         let posterior = scorer.posterior.as_ref();
         let (has_posterior, novelty) = (posterior.is_some(), posterior.and_then(Posterior::novelty));
-        let served = Served { name, encoder, max_length, has_posterior, novelty };
+        let served = Served { name, encoder, max_length, has_posterior, novelty, parent: None };
         Self { served, scorer: Box::new(scorer) }
     }
 
     /// Describes a cross-encoder, which gives no variances.
     pub fn of_means(name: String, model: CrossEncoder) -> Self {
         let Reader { encoder, max_length } = model.reader.clone();
-        let served = Served { name, encoder, max_length, has_posterior: false, novelty: None };
+        let parent = None;
+        let served = Served { name, parent, encoder, max_length, has_posterior: false, novelty: None };
         Self { served, scorer: Box::new(model) }
+    }
+
+    /// Says which base it is an adapter on.
+    pub fn on(mut self, base: Option<String>) -> Self {
+        self.served.parent = base;
+        self
+    }
+
+    /// Puts its rewards on another scale.
+    pub fn rescaled(self, scale: Scale) -> Self {
+        let novelty = self.served.novelty.map(|novelty| novelty.scaled(scale.squared()));
+        let scorer = Box::new(Rescaled { inner: self.scorer, scale });
+        Self { served: Served { novelty, ..self.served }, scorer }
     }
 
     /// Describes an ensemble, whose members share an encoder: it always gives variances, and no novelty, for its variance is not
@@ -111,7 +131,14 @@ mod tests {
     use crate::engine::tests::encoder;
 
     fn served(name: &str) -> Served {
-        Served { name: name.into(), encoder: encoder(), max_length: 8, has_posterior: false, novelty: None }
+        Served {
+            name: name.into(),
+            encoder: encoder(),
+            max_length: 8,
+            has_posterior: false,
+            novelty: None,
+            parent: None,
+        }
     }
 
     #[test]

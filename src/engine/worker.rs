@@ -15,13 +15,14 @@ use tracing::{debug, error, info};
 
 use super::{
     Health,
-    gate::{Gate, Waiting},
-    queue::{Batch, Entry, Key},
+    gate::Gate,
+    queue::{Batch, Entry, Key, Work},
     registry::Model,
+    task::{Asked, Choice, Task, Waiting},
 };
 use crate::{
     Error, Result,
-    score::{Estimate, Score, Want},
+    score::{Embedding, Estimate, Judge, Want},
     telemetry::{drift::Drift, metrics::Metrics},
     text::TokenSeq,
 };
@@ -66,15 +67,13 @@ impl Worker {
             for (reason, dropped) in [("gone", &gone), ("late", &late)] {
                 self.metrics.dropped_items.with_label_values(&[reason]).inc_by(dropped.len() as u64);
             }
-            for entry in late {
-                answer(entry, Err(Error::Deadline));
-            }
+            late.into_iter().for_each(|entry| entry.payload.task.refuse(Error::Deadline));
             if let Some(key) = entries.first().map(|first| first.key) {
                 let waited = self.metrics.stage_seconds.with_label_values(&["queue"]);
                 for entry in &entries {
                     waited.observe(entry.payload.since.elapsed().as_secs_f64());
                 }
-                self.score(key, entries);
+                self.work(key, entries);
             }
         }
         Ok(())
@@ -94,44 +93,110 @@ impl Worker {
         Ok(())
     }
 
-    /// Scores entries of one key and answers each.
-    fn score(&mut self, key: Key, entries: Vec<Entry<Waiting>>) {
-        let Key { model, want } = key;
-        let tokens: usize = entries.iter().map(|entry| entry.tokens).sum();
-        let started = Instant::now();
-        let model = &mut self.models[model];
-        let batch: Vec<&TokenSeq> = entries.iter().map(|entry| &entry.payload.sequence).collect();
-        let scored = score_caught(model.scorer.as_mut(), &batch, want);
-        let seconds = started.elapsed().as_secs_f64();
-        self.metrics.stage_seconds.with_label_values(&["score"]).observe(seconds);
-        self.metrics.batch_tokens.observe(tokens as f64);
-        let (name, items) = (&model.served.name, entries.len());
-        match scored {
-            Ok(estimates) => {
-                debug!(model = name, ?want, items, tokens, seconds, "scored");
-                self.metrics.scored_items.inc_by(items as u64);
-                self.metrics.scored_tokens.inc_by(tokens as u64);
-                let finite: Vec<_> = estimates.into_iter().map(|estimate| estimate.finite(want)).collect();
-                self.follow(key.model, finite.iter().flatten());
-                for (entry, estimate) in entries.into_iter().zip(finite) {
-                    answer(entry, estimate);
+    /// Does what the entries of one key ask for.
+    fn work(&mut self, key: Key, entries: Vec<Entry<Waiting>>) {
+        let (mut estimates, mut embeddings) = (Vec::new(), Vec::new());
+        for entry in entries {
+            match entry.payload.task {
+                Task::Estimate(asked) => estimates.push(asked),
+                Task::Embed(asked) => embeddings.push(asked),
+                Task::Select(choice) => self.select(key, choice),
+            }
+        }
+        if let Work::Estimates(want) = key.work {
+            let finite = |estimate: &Estimate| estimate.finite(want);
+            self.batch(key, estimates, |judge, batch| judge.score(batch, want), finite);
+        }
+        let finite = |embedding: &Embedding| embedding.estimate().finite(Want::Mean);
+        self.batch(key, embeddings, |judge, batch| judge.embed(batch), finite);
+    }
+
+    /// Computes something of every sequence in one batch, and answers each; its estimate must be finite.
+    fn batch<T>(
+        &mut self,
+        key: Key,
+        asked: Vec<Asked<T>>,
+        compute: impl Fn(&mut dyn Judge, &[&TokenSeq]) -> Result<Vec<T>> + Copy,
+        finite: impl Fn(&T) -> Result<Estimate> + Copy,
+    ) {
+        if asked.is_empty() {
+            return;
+        }
+        let batch: Vec<&TokenSeq> = asked.iter().map(|asked| &asked.sequence).collect();
+        let computed = self.measured(key, &batch, |judge| {
+            let computed = compute(judge, &batch)?;
+            match computed.len() == batch.len() {
+                true => Ok(computed),
+                false => Err(Error::Internal(format!("{} for {} sequences", computed.len(), batch.len()))),
+            }
+        });
+        match computed {
+            Ok(computed) => {
+                let estimates: Vec<Result<Estimate>> = computed.iter().map(finite).collect();
+                self.follow(key.model, estimates.iter().flatten().copied());
+                for ((asked, computed), estimate) in asked.into_iter().zip(computed).zip(estimates) {
+                    // That the client has gone by now is nobody's fault.
+                    drop(asked.reply.send(estimate.map(|_| computed)));
                 }
             }
             // The model does not say whose number it was: alone, each sequence answers for itself.
-            Err(Error::NotFinite(_)) if items > 1 => {
-                entries.into_iter().for_each(|entry| self.score(key, vec![entry]));
+            Err(Error::NotFinite(_)) if asked.len() > 1 => {
+                asked.into_iter().for_each(|asked| self.batch(key, vec![asked], compute, finite));
             }
             Err(cause) => {
-                error!(model = name, ?want, items, tokens, %cause, "scoring failed");
-                for entry in entries {
-                    answer(entry, Err(failed(&cause)));
+                for asked in asked {
+                    drop(asked.reply.send(Err(failed(&cause))));
                 }
             }
         }
     }
 
+    /// Finds the best of several, and answers.
+    fn select(&mut self, key: Key, choice: Choice) {
+        let Choice { sequences, penalty, top, reply } = choice;
+        let batch: Vec<&TokenSeq> = sequences.iter().collect();
+        let selected = self.measured(key, &batch, |judge| judge.best_of(&batch, penalty, top));
+        if let Ok(selected) = &selected {
+            self.follow(key.model, selected.known.iter().copied());
+        }
+        // What is wrong with the penalty shows only beside the variances, and is the client's to know.
+        let answer = selected.map_err(|cause| match cause {
+            Error::Field { field, message } => Error::Field { field, message },
+            cause => failed(&cause),
+        });
+        drop(reply.send(answer));
+    }
+
+    /// Runs a computation on a batch and reports it; a panic becomes an error.
+    fn measured<T>(
+        &mut self,
+        key: Key,
+        batch: &[&TokenSeq],
+        compute: impl FnOnce(&mut dyn Judge) -> Result<T>,
+    ) -> Result<T> {
+        let Key { model, work } = key;
+        let (items, tokens) = (batch.len(), batch.iter().map(|sequence| sequence.ids.len()).sum::<usize>());
+        let started = Instant::now();
+        let model = &mut self.models[model];
+        let computed = caught(|| compute(model.scorer.as_mut()));
+        let seconds = started.elapsed().as_secs_f64();
+        self.metrics.stage_seconds.with_label_values(&["score"]).observe(seconds);
+        self.metrics.batch_tokens.observe(tokens as f64);
+        let name = &model.served.name;
+        match &computed {
+            Ok(_) => {
+                debug!(model = name, ?work, items, tokens, seconds, "scored");
+                self.metrics.scored_items.inc_by(items as u64);
+                self.metrics.scored_tokens.inc_by(tokens as u64);
+            }
+            Err(Error::NotFinite(_)) if items > 1 => {}
+            Err(cause) => error!(model = name, ?work, items, tokens, %cause, "scoring failed"),
+        }
+        computed
+    }
+
     /// Reports how far a model's variances have moved by now.
-    fn follow<'a>(&mut self, model: usize, estimates: impl Iterator<Item = &'a Estimate>) {
+    fn follow(&mut self, model: usize, estimates: impl Iterator<Item = Estimate>) {
         let Some(drift) = &mut self.drifts[model] else { return };
         estimates.filter_map(|estimate| estimate.variance).for_each(|variance| drift.add(variance));
         if let Some(index) = drift.index() {
@@ -147,21 +212,6 @@ fn failed(cause: &Error) -> Error {
         Error::NotFinite(what) => Error::NotFinite(what.clone()),
         _ => Error::Internal("scoring failed".into()),
     }
-}
-
-/// Answers an entry; that the client has gone by now is nobody's fault.
-fn answer(entry: Entry<Waiting>, result: Result<Estimate>) {
-    let _ = entry.payload.reply.send(result);
-}
-
-/// Scores a batch; a wrong number of estimates becomes an error.
-fn score_caught(scorer: &mut dyn Score, batch: &[&TokenSeq], want: Want) -> Result<Vec<Estimate>> {
-    let estimates = caught(|| scorer.score(batch, want))?;
-    if estimates.len() != batch.len() {
-        let (got, want) = (estimates.len(), batch.len());
-        return Err(Error::Internal(format!("{got} estimates for {want} sequences")));
-    }
-    Ok(estimates)
 }
 
 /// Runs `work`; a panic becomes an error.

@@ -44,7 +44,7 @@ pub struct ErrorDetail {
 }
 
 /// An error with its status.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ApiError {
     status: StatusCode,
     code: &'static str,
@@ -83,10 +83,22 @@ impl ApiError {
     }
 
     /// The request has more items than allowed.
-    pub fn too_many_items(items: usize, limit: usize) -> Self {
+    pub fn too_many(field: &str, items: usize, limit: usize) -> Self {
         let message =
-            format!("items: {items} given, more than the limit of {limit} (hint: send several requests)");
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_items", message).param("items")
+            format!("{field}: {items} given, more than the limit of {limit} (hint: send several requests)");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_items", message).param(field)
+    }
+
+    /// A list has nothing in it.
+    pub fn empty(field: &str) -> Self {
+        let message = format!("{field}: missing or empty");
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "empty", message).param(field)
+    }
+
+    /// The body fits none of the requests that a path takes.
+    pub fn no_dialect(path: &str, fields: &str) -> Self {
+        let message = format!("body: `{path}` takes {fields} (hint: see `/docs`)");
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unknown_dialect", message).param("body")
     }
 
     /// The body is not declared to be JSON.
@@ -127,6 +139,44 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error")
     }
 
+    /// As it stands in an answer.
+    pub fn detail(&self) -> ErrorDetail {
+        let Self { code, param, message, .. } = self.clone();
+        ErrorDetail { message, r#type: self.kind(), param, code }
+    }
+
+    /// An answer with this error's headers.
+    pub fn answer(&self, status: StatusCode, body: impl IntoResponse) -> Response {
+        let mut response = (status, body).into_response();
+        let header = match self.status {
+            StatusCode::SERVICE_UNAVAILABLE => Some((RETRY_AFTER, RETRY_SECONDS)),
+            StatusCode::UNAUTHORIZED => Some((WWW_AUTHENTICATE, CHALLENGE)),
+            _ => None,
+        };
+        response.headers_mut().extend(header);
+        response
+    }
+
+    /// The native status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What went wrong, for people.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The field at fault.
+    pub fn field(&self) -> Option<&str> {
+        self.param.as_deref()
+    }
+
+    /// A stable name for programs.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
     fn kind(&self) -> &'static str {
         match self.status {
             StatusCode::UNAUTHORIZED => "authentication_error",
@@ -147,10 +197,10 @@ impl From<Error> for ApiError {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", message).param(field)
             }
             Error::TooLong { .. } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "too_long", message),
-            Error::Item { index, source } => {
+            Error::At { place, source } => {
                 let Self { status, code, .. } = Self::from(*source);
                 let message = if status.is_server_error() { Self::internal().message } else { message };
-                Self::new(status, code, message).param(format!("items[{index}]"))
+                Self::new(status, code, message).param(place)
             }
             Error::UnknownModel(_) => {
                 Self::new(StatusCode::NOT_FOUND, "model_not_found", message).param("model")
@@ -179,17 +229,9 @@ impl From<Error> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let status = self.status;
-        let kind = self.kind();
-        let Self { code, param, message, .. } = self;
-        let body = ErrorBody { error: ErrorDetail { message, r#type: kind, param, code } };
-        let mut response = (status, Json(body)).into_response();
-        let header = match status {
-            StatusCode::SERVICE_UNAVAILABLE => Some((RETRY_AFTER, RETRY_SECONDS)),
-            StatusCode::UNAUTHORIZED => Some((WWW_AUTHENTICATE, CHALLENGE)),
-            _ => None,
-        };
-        response.headers_mut().extend(header);
+        let mut response = self.answer(self.status, Json(ErrorBody { error: self.detail() }));
+        // For whoever says it in another way.
+        response.extensions_mut().insert(self);
         response
     }
 }
@@ -199,6 +241,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::item::Place;
 
     fn io() -> Error {
         Error::io("/secret")(std::io::ErrorKind::NotFound.into())
@@ -208,13 +251,14 @@ mod tests {
     fn every_error_has_its_status_code_and_field() {
         let path = PathBuf::from("/secret");
         let compute = candle_core::Error::Msg("secret".into());
+        let item = Place::Item(2);
         let table = [
             (Error::field("penalty.k", "wrong"), 422, "invalid_field", Some("penalty.k")),
             (Error::TooLong { tokens: 9, limit: 8 }, 422, "too_long", None),
-            (Error::TooLong { tokens: 9, limit: 8 }.in_item(2), 422, "too_long", Some("items[2]")),
-            (Error::field("text", "wrong").in_item(2), 422, "invalid_field", Some("items[2].text")),
-            (Error::field("truncation", "wrong").in_item(2), 422, "invalid_field", Some("truncation")),
-            (io().in_item(2), 500, "internal", Some("items[2]")),
+            (item.blame(Error::TooLong { tokens: 9, limit: 8 }), 422, "too_long", Some("items[2]")),
+            (item.blame(Error::field("text", "wrong")), 422, "invalid_field", Some("items[2].text")),
+            (item.blame(Error::field("truncation", "wrong")), 422, "invalid_field", Some("truncation")),
+            (item.blame(io()), 500, "internal", Some("items[2]")),
             (Error::UnknownModel("x".into()), 404, "model_not_found", Some("model")),
             (Error::Overloaded, 503, "overloaded", None),
             (Error::NotReady, 503, "not_ready", None),

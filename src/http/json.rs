@@ -2,13 +2,18 @@
 //!
 //! Bad JSON is 400; a value of the wrong type, or a field that is not known, is 422 and named by its path.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use axum::{
     body::Bytes,
     extract::{FromRequest, Request},
     http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
     response::IntoResponse,
 };
-use serde::de::DeserializeOwned;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_ignored::Path;
 use serde_json::error::Category;
 
@@ -21,7 +26,30 @@ const MAX_DEPTH: usize = 32;
 /// A body of JSON without unknown fields.
 pub struct StrictJson<T>(pub T);
 
+/// A body of JSON whose unknown fields are let pass.
+pub struct LooseJson<T>(pub T);
+
+/// A body that says it is JSON, as it was sent.
+pub struct RawJson(Bytes);
+
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for StrictJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let RawJson(bytes) = RawJson::from_request(request, state).await?;
+        parse(&bytes).map(Self)
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for LooseJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        RawJson::from_request(request, state).await?.loose().map(Self)
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for RawJson {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
@@ -38,7 +66,23 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for StrictJson<T> {
         if too_deep(&bytes) {
             return Err(ApiError::too_deep(MAX_DEPTH));
         }
-        parse(&bytes).map(Self)
+        Ok(Self(bytes))
+    }
+}
+
+impl RawJson {
+    /// Reads an object; fields that are not known are let pass.
+    pub fn loose<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        let mut json = serde_json::Deserializer::from_slice(&self.0);
+        let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(|error| wrong(&error, ""))?;
+        json.end().map_err(|error| ApiError::json(&error))?;
+        Ok(value)
+    }
+
+    /// The names of the object's fields that are given, `null` being none.
+    pub fn fields(&self) -> Result<BTreeSet<String>, ApiError> {
+        let fields: BTreeMap<String, Option<IgnoredAny>> = self.loose()?;
+        Ok(fields.into_iter().filter_map(|(name, value)| value.map(|_| name)).collect())
     }
 }
 
@@ -66,23 +110,45 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = strict(&mut json, "")?;
+    json.end().map_err(|error| ApiError::json(&error))?;
+    Ok(value)
+}
+
+/// Reads an object without unknown fields; `place` is where it stands in the body, if it is not all of it.
+pub fn strict<'de, T, D>(deserializer: D, place: &str) -> Result<T, ApiError>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de, Error = serde_json::Error>,
+{
     let mut unknown = None;
     let mut note = |path: Path| {
         unknown.get_or_insert_with(|| shown(&path));
     };
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    let strict = serde_ignored::Deserializer::new(&mut json, &mut note);
-    let Object(value) = serde_path_to_error::deserialize(strict).map_err(|error| {
-        let path = error.path().to_string();
-        match error.inner().classify() {
-            Category::Data => Error::field(if path == "." { "body" } else { &path }, error.inner()).into(),
-            _ => ApiError::json(error.inner()),
-        }
-    })?;
-    json.end().map_err(|error| ApiError::json(&error))?;
+    let strict = serde_ignored::Deserializer::new(deserializer, &mut note);
+    let Object(value) = serde_path_to_error::deserialize(strict).map_err(|error| wrong(&error, place))?;
     match unknown {
-        Some(path) => Err(Error::field(path, "unknown field").into()),
+        Some(path) => Err(Error::field(within(place, &path), "unknown field").into()),
         None => Ok(value),
+    }
+}
+
+/// Says what is wrong, and with which field below `place`.
+fn wrong(error: &serde_path_to_error::Error<serde_json::Error>, place: &str) -> ApiError {
+    match error.inner().classify() {
+        Category::Data => Error::field(within(place, &error.path().to_string()), error.inner()).into(),
+        _ => ApiError::json(error.inner()),
+    }
+}
+
+/// A path below a place; `.` is the place itself.
+fn within(place: &str, path: &str) -> String {
+    match (place, path) {
+        ("", ".") => "body".into(),
+        ("", path) => path.into(),
+        (place, ".") => place.into(),
+        (place, path) => format!("{place}.{path}"),
     }
 }
 

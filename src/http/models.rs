@@ -32,6 +32,14 @@ pub struct ModelEntry {
     pub max_model_len: usize,
     /// Whether the model gives variances.
     pub posterior: bool,
+    /// The name again.
+    pub root: String,
+    /// The base, where the model is an adapter on one.
+    #[schema(required)]
+    pub parent: Option<String>,
+    /// Always empty.
+    #[schema(value_type = Vec<Object>)]
+    pub permission: [(); 0],
 }
 
 /// List models
@@ -45,6 +53,9 @@ pub async fn models(State(app): State<App>) -> Json<ModelList> {
         owned_by: "rewarden",
         max_model_len: served.max_length,
         posterior: served.has_posterior,
+        root: served.name.clone(),
+        parent: served.parent.clone(),
+        permission: [],
     });
     Json(ModelList { object: "list", data: entries.collect() })
 }

@@ -8,7 +8,6 @@ use super::{
     App,
     error::{ApiError, ErrorBody},
 };
-use crate::{Error, engine::Health};
 
 /// A word on how the service is.
 #[derive(Debug, Serialize, ToSchema)]
@@ -37,10 +36,8 @@ pub async fn livez() -> Json<Status> {
     )
 )]
 pub async fn readyz(State(app): State<App>) -> Result<Json<Status>, ApiError> {
-    match app.engine().health() {
-        Health::Ready => Ok(Json(Status { status: "ready" })),
-        Health::Starting | Health::Draining | Health::Failed(_) => Err(Error::NotReady.into()),
-    }
+    app.engine().ready()?;
+    Ok(Json(Status { status: "ready" }))
 }
 
 /// Metrics for Prometheus

@@ -21,6 +21,11 @@ impl Novelty {
         percentile(&self.quantiles, variance)
     }
 
+    /// The same of variances that are all multiplied with a factor.
+    pub fn scaled(&self, factor: f64) -> Self {
+        Self { quantiles: self.quantiles.iter().map(|(p, variance)| (*p, factor * variance)).collect() }
+    }
+
     /// Returns the quantiles as (probability, variance).
     pub fn quantiles(&self) -> &[(f64, f64)] {
         &self.quantiles

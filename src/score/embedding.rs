@@ -1,5 +1,6 @@
 //! Rewards beside each other: vectors whose inner products are their covariances.
 
+use super::Estimate;
 use crate::{Result, text::TokenSeq};
 
 /// The posterior of one reward beside those of others.
@@ -14,6 +15,21 @@ pub struct Embedding {
 }
 
 impl Embedding {
+    /// Mean and variance; no variance without a vector.
+    pub fn estimate(&self) -> Estimate {
+        let variance = (!self.vector.is_empty()).then(|| self.covariance(self));
+        Estimate { mean: self.mean, variance }
+    }
+
+    /// Gives the vector the length that its variance has where that is known apart from it: a projection keeps it only nearly.
+    pub fn of_variance(mut self, variance: f64) -> Self {
+        let scale = (variance / self.covariance(&self)).sqrt();
+        if scale.is_finite() {
+            self.vector.iter_mut().for_each(|y| *y = (f64::from(*y) * scale) as f32);
+        }
+        self
+    }
+
     /// The covariance with another reward.
     pub fn covariance(&self, other: &Self) -> f64 {
         self.vector.iter().zip(&other.vector).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()

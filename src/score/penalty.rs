@@ -40,6 +40,9 @@ impl Penalty {
     /// The factor where none is given.
     pub const DEFAULT_K: f64 = 1.0;
 
+    /// The score is the mean.
+    pub const NONE: Self = Self { kind: Kind::None, k: 0.0 };
+
     /// Makes a penalty; `k` must be a finite number of at least 0.
     pub fn new(kind: Kind, k: f64) -> Result<Self> {
         if !k.is_finite() || k < 0.0 {
@@ -51,6 +54,11 @@ impl Penalty {
     /// Returns what is subtracted.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Returns how much of it.
+    pub fn k(&self) -> f64 {
+        self.k
     }
 
     /// Returns whether the score depends on the variance.

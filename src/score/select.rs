@@ -14,8 +14,9 @@
 //! computation, and adding a term >= 0, the square root, the factor and the difference are monotone in floating point too.
 //! This holds for penalties that grow with a candidate's own variance, not for those relative to other candidates. Equal
 //! sequences tie only where they are computed once ([`distinct`]): the place in a batch may change a number's last bits.
+//! Where the first k places are wanted, the k-th best complete score takes the part of the best.
 
-use std::{collections::HashSet, mem};
+use std::{collections::HashMap, mem};
 
 use super::{Estimate, Rated, Want, penalty::Penalty};
 use crate::{Error, Result, text::TokenSeq};
@@ -49,14 +50,27 @@ pub trait Descent {
 }
 
 /// The candidate with the highest conservative score, and what it took to find it.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Selected {
     /// Index of the winner.
     pub index: usize,
     /// The winner's estimate and score; without a variance where the penalty needs none.
     pub rated: Rated,
+    /// What is known of every candidate, by index: without a variance where it was not computed in full.
+    pub known: Vec<Estimate>,
     /// How much of the backward was walked.
     pub work: Work,
+}
+
+impl Selected {
+    /// Chooses among candidates whose finite estimates are all there.
+    pub fn among(known: Vec<Estimate>, penalty: Penalty) -> Result<Self> {
+        let rated = known.iter().map(|estimate| estimate.rated(penalty)).collect::<Result<Vec<_>>>()?;
+        let first = |a: (usize, Rated), b: (usize, Rated)| if b.1.score > a.1.score { b } else { a };
+        let (index, rated) = rated.into_iter().enumerate().reduce(first).ok_or_else(none)?;
+        let complete = known.iter().filter(|estimate| estimate.variance.is_some()).count();
+        Ok(Self { index, rated, known, work: Work { complete, layers: 0, of: 0 } })
+    }
 }
 
 /// What a selection computed.
@@ -70,29 +84,63 @@ pub struct Work {
     pub of: usize,
 }
 
-/// Finds the candidate with the highest conservative score, the lowest index among equals.
-pub fn select(pool: &dyn Pool, penalty: Penalty) -> Result<Selected> {
+/// Finds the candidate with the highest conservative score, the lowest index among equals, and of the first `top` places the
+/// variances.
+pub fn select(pool: &dyn Pool, penalty: Penalty, top: usize) -> Result<Selected> {
     let contenders = contenders(pool, penalty)?;
-    let mut search = Search { pool, penalty, best: None, work: Work::default() };
+    let known = contenders.iter().map(|c| Estimate { mean: c.mean, variance: None }).collect();
+    let mut search =
+        Search { pool, penalty, top: top.max(1), best: Vec::new(), known, work: Work::default() };
     search.work.of = contenders.len() * pool.depth();
     if penalty.needs_variance() {
         search.run(contenders)?;
     } else {
-        search.best = contenders.into_iter().reduce(|a, b| if b.beats(&a) { b } else { a });
+        search.best.extend(contenders.into_iter().reduce(|a, b| if b.beats(&a) { b } else { a }));
     }
-    let Some(best) = search.best else {
-        return Err(Error::Usage("no candidates to select from".into()));
+    let Some(best) = search.best.first() else {
+        return Err(none());
     };
-    let variance = penalty.needs_variance().then_some(best.variance);
-    let rated = Estimate { mean: best.mean, variance }.rated(penalty)?;
-    Ok(Selected { index: best.index, rated, work: search.work })
+    let rated = search.known[best.index].rated(penalty)?;
+    Ok(Selected { index: best.index, rated, known: search.known, work: search.work })
 }
 
-/// Finds, for every set of sequences that the reward cannot tell apart, the index of the first: ascending, so that the
-/// winner among these is the winner among all.
-pub fn distinct(sequences: &[&TokenSeq]) -> Vec<usize> {
-    let mut seen = HashSet::new();
-    (0..sequences.len()).filter(|i| seen.insert(&sequences[*i].ids[..=sequences[*i].pooled])).collect()
+fn none() -> Error {
+    Error::Usage("no candidates to select from".into())
+}
+
+/// Sequences without those that the reward cannot tell from an earlier one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Distinct {
+    /// Indices of the first of each kind: ascending, so that the winner among these is the winner among all.
+    firsts: Vec<usize>,
+    /// Of every sequence the place of its kind in `firsts`.
+    kinds: Vec<usize>,
+}
+
+/// Finds the sequences that the reward can tell apart.
+pub fn distinct(sequences: &[&TokenSeq]) -> Distinct {
+    let (mut seen, mut firsts, mut kinds) = (HashMap::new(), Vec::new(), Vec::new());
+    for (index, sequence) in sequences.iter().enumerate() {
+        let kind = *seen.entry(&sequence.ids[..=sequence.pooled]).or_insert(firsts.len());
+        if kind == firsts.len() {
+            firsts.push(index);
+        }
+        kinds.push(kind);
+    }
+    Distinct { firsts, kinds }
+}
+
+impl Distinct {
+    /// One of each kind.
+    pub fn of<'a>(&self, sequences: &[&'a TokenSeq]) -> Vec<&'a TokenSeq> {
+        self.firsts.iter().map(|first| sequences[*first]).collect()
+    }
+
+    /// Says of all sequences what was found of one of each kind.
+    pub fn spread(&self, selected: Selected) -> Selected {
+        let known = self.kinds.iter().map(|kind| selected.known[*kind]).collect();
+        Selected { index: self.firsts[selected.index], known, ..selected }
+    }
 }
 
 /// A candidate on its way down.
@@ -145,17 +193,21 @@ fn contenders(pool: &dyn Pool, penalty: Penalty) -> Result<Vec<Contender>> {
 struct Search<'a> {
     pool: &'a dyn Pool,
     penalty: Penalty,
-    /// The best of those that reached the bottom.
-    best: Option<Contender>,
+    /// How many places are wanted.
+    top: usize,
+    /// The best of those that reached the bottom, at most so many, the first first.
+    best: Vec<Contender>,
+    known: Vec<Estimate>,
     work: Work,
 }
 
 impl Search<'_> {
-    /// Walks the candidates down in waves, each [`GROWTH`] times as large as the one before.
+    /// Walks the candidates down in waves, the first of as many as there are places, each [`GROWTH`] times as large as the one
+    /// before.
     fn run(&mut self, mut rest: Vec<Contender>) -> Result<()> {
         // Bounds are not NaN; the sort is stable, so equals stay in the order of their indices.
         rest.sort_by(|a, b| b.bound.total_cmp(&a.bound));
-        let mut size = 1;
+        let mut size = self.top.min(rest.len());
         while !rest.is_empty() {
             let later = rest.split_off(size.min(rest.len()));
             self.walk(mem::replace(&mut rest, later))?;
@@ -182,8 +234,11 @@ impl Search<'_> {
         }
         self.work.complete += wave.len();
         for contender in wave {
+            self.known[contender.index].variance = Some(contender.variance);
             if self.can_win(&contender) {
-                self.best = Some(contender);
+                let place = self.best.partition_point(|better| better.beats(&contender));
+                self.best.insert(place, contender);
+                self.best.truncate(self.top);
             }
         }
         Ok(())
@@ -197,7 +252,7 @@ impl Search<'_> {
     }
 
     fn can_win(&self, contender: &Contender) -> bool {
-        self.best.is_none_or(|best| contender.beats(&best))
+        self.best.len() < self.top || self.best.last().is_some_and(|last| contender.beats(last))
     }
 }
 

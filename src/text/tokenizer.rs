@@ -52,12 +52,28 @@ pub struct Piece {
     pub bytes: Option<Range<usize>>,
 }
 
+/// A token as the vocabulary has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Its row in the embedding.
+    pub id: u32,
+    /// Its entry in the vocabulary.
+    pub text: String,
+    /// Whether it surrounds the text.
+    pub special: bool,
+    /// The bytes of the text that it covers.
+    pub bytes: Range<usize>,
+}
+
 /// Text to token ids.
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: Inner,
     eos: Option<String>,
     separator: Option<u32>,
+    bos: Option<String>,
+    /// Whether that is put before a text.
+    adds_bos: bool,
 }
 
 impl Tokenizer {
@@ -75,12 +91,43 @@ impl Tokenizer {
             inner.with_post_processor(Some(processor));
         }
         let separator = special.named.get("sep_token").and_then(|token| inner.token_to_id(token));
-        Ok(Self { inner, eos: special.named.get("eos_token").cloned(), separator })
+        let first = inner.encode_fast("", true).map_err(wrong)?.get_ids().first().copied();
+        let named = |name: &str| special.named.get(name).cloned();
+        let (bos, eos) = (named("bos_token"), named("eos_token"));
+        let adds_bos = first.is_some() && first == bos.as_ref().and_then(|bos| inner.token_to_id(bos));
+        Ok(Self { inner, eos, separator, bos, adds_bos })
     }
 
     /// Returns the text of the EOS token, if the model's files name one.
     pub fn eos(&self) -> Option<&str> {
         self.eos.as_deref()
+    }
+
+    /// Returns the text of the BOS token, if the model's files name one.
+    pub fn bos(&self) -> Option<&str> {
+        self.bos.as_deref()
+    }
+
+    /// Returns whether a text comes to begin with it.
+    pub fn adds_bos(&self) -> bool {
+        self.adds_bos
+    }
+
+    /// Returns the tokens of `text` as the vocabulary has them.
+    pub fn tokens(&self, text: &str, surround: Surround) -> Result<Vec<Token>> {
+        let encoding = self.inner.encode(text, surround == Surround::SpecialTokens).map_err(untokenised)?;
+        let places = encoding.get_offsets().iter().zip(encoding.get_special_tokens_mask());
+        let tokens = encoding.get_ids().iter().zip(encoding.get_tokens()).zip(places);
+        let token = |((id, text), ((start, end), special)): ((&u32, &String), (&(usize, usize), &u32))| {
+            Token { id: *id, text: text.clone(), special: *special == 1, bytes: *start..*end }
+        };
+        Ok(tokens.map(token).collect())
+    }
+
+    /// Returns the text of token ids.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        let cannot = |e: tokenizers::Error| Error::field("ids", format!("cannot be decoded: {e}"));
+        self.inner.decode(ids, skip_special_tokens).map_err(cannot)
     }
 
     /// Returns the token ids of `text`.

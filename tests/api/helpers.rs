@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    path::Path,
     sync::{
         Arc, Condvar, LazyLock, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -10,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use candle_core::{DType, Device};
 use reqwest::{Client, RequestBuilder, Response};
 use rewarden::{
     Error, Result, engine,
@@ -18,8 +20,9 @@ use rewarden::{
         registry::{Model, Served},
     },
     http::{self, App, Sockets, tls::Tls},
-    posterior::Novelty,
-    score::{Estimate, Score, Want},
+    model::{RewardModel, adapter::Adapter, checkpoint::Checkpoint},
+    posterior::{Novelty, Posterior, store},
+    score::{Embed, Embedding, Estimate, Score, Scorer, Sharing, Want},
     telemetry::metrics::Metrics,
     text::{Encoder, TokenSeq},
 };
@@ -50,6 +53,36 @@ pub struct Setup {
     pub tls: Option<Tls>,
     /// Whether the metrics have a port of their own.
     pub apart: bool,
+}
+
+/// Base, adapter and posterior of the fixtures, as the library reads them: the brute force of tests.
+pub struct Fixture {
+    pub encoder: Arc<Encoder>,
+    pub scorer: Arc<Scorer>,
+    pub max_length: usize,
+}
+
+impl Fixture {
+    /// With the posterior as it is, or as changed.
+    pub fn new(change: impl FnOnce(&mut Posterior)) -> Self {
+        let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/cases/llama-0");
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(store::FILE);
+        let mut posterior = Posterior::load(case.join("adapter").join(store::FILE)).unwrap();
+        change(&mut posterior);
+        posterior.save(&file).unwrap();
+        let base = Checkpoint::open(&case.join("base")).unwrap();
+        let adapter = Adapter::load(&case.join("adapter"), &base.config).unwrap();
+        let model = RewardModel::new(&base, Some(&adapter), DType::F32, &Device::Cpu).unwrap();
+        let scorer = Scorer::new(model, Some(Posterior::load(&file).unwrap()), Sharing::Alone);
+        let (encoder, max_length) = (Arc::clone(&base.encoder), base.config.max_length);
+        Self { encoder, scorer: Arc::new(scorer), max_length }
+    }
+
+    /// As it is served.
+    pub fn model(&self, name: &str) -> Model {
+        Model::new(name.into(), Arc::clone(&self.encoder), self.max_length, Arc::clone(&self.scorer))
+    }
 }
 
 /// A service under test.
@@ -90,6 +123,7 @@ impl Hold {
 struct StandIn {
     hold: Hold,
     broken: bool,
+    certain: bool,
     batches: Arc<Mutex<Vec<Vec<Vec<u32>>>>>,
     warmed: Arc<AtomicUsize>,
 }
@@ -120,6 +154,25 @@ impl Score for StandIn {
     }
 }
 
+/// The more words two texts share, the more their rewards vary together: vectors of roots of the words' numbers.
+impl Embed for StandIn {
+    fn embed(&self, batch: &[&TokenSeq]) -> Result<Vec<Embedding>> {
+        self.batches.lock().unwrap().push(batch.iter().map(|sequence| sequence.ids.clone()).collect());
+        self.hold.pass();
+        let embedding = |sequence: &&TokenSeq| {
+            let mean = f64::from(sequence.ids.iter().sum::<u32>()) / 10.0;
+            let count = |id: u32| sequence.ids.iter().filter(|other| **other == id).count() as f32;
+            let vector = if self.certain { Vec::new() } else { (0..10).map(|id| count(id).sqrt()).collect() };
+            Embedding { mean, head_variance: 0.0, vector }
+        };
+        Ok(batch.iter().map(embedding).collect())
+    }
+
+    fn has_variances(&self) -> bool {
+        !self.certain
+    }
+}
+
 fn encoder() -> Arc<Encoder> {
     let folder = tempfile::tempdir().unwrap();
     let vocabulary: serde_json::Map<_, _> =
@@ -132,7 +185,7 @@ fn encoder() -> Arc<Encoder> {
     let config = json!({
         "chat_template": "<s>{% for m in messages %}{% if 'no' in [m.role, m.content] %}{{ raise_exception('no') }}\
             {% endif %} {{ m.content }} </s>{% endfor %}",
-        "bos_token": "<s>", "eos_token": "</s>",
+        "eos_token": "</s>",
     });
     std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
     std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
@@ -206,10 +259,12 @@ impl Service {
                 max_length: MAX_LENGTH,
                 has_posterior,
                 novelty: Novelty::new(&quantiles).filter(|_| has_posterior),
+                parent: Some("base".into()),
             },
             scorer: Box::new(StandIn {
                 hold: hold.clone(),
                 broken,
+                certain: !has_posterior,
                 batches: Arc::clone(&batches),
                 warmed: Arc::clone(&warmed),
             }),
@@ -249,8 +304,20 @@ impl Service {
 
     /// Posts to `/v1/rewards`, and returns status and body.
     pub async fn rewards(&self, body: &Value) -> (u16, Value) {
-        let response = self.post("/v1/rewards").json(body).send().await.unwrap();
+        self.ask("/v1/rewards", body).await
+    }
+
+    /// Posts any body to any path, and returns status and body.
+    pub async fn ask(&self, path: &str, body: &Value) -> (u16, Value) {
+        let response = self.post(path).json(body).send().await.unwrap();
         (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    /// The same of a request that must succeed.
+    pub async fn asked(&self, path: &str, body: &Value) -> Value {
+        let (status, answer) = self.ask(path, body).await;
+        assert_eq!(status, 200, "{path} {body}: {answer}");
+        answer
     }
 
     /// Posts one text without waiting for the answer.

@@ -1,10 +1,15 @@
 //! The service as its clients see it: booted whole on a free port, with a stand-in for the model.
 
 mod access;
+mod best_of_n;
+mod compare;
 mod connections;
+mod dialects;
 mod helpers;
+mod idempotency;
 mod load;
 mod novelty;
 mod ops;
 mod rewards;
+mod stream;
 mod tls;

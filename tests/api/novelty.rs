@@ -1,18 +1,13 @@
 //! How unusual variances are: of each item in its reward, of the latest in the metrics.
 
-use std::{path::Path, sync::Arc};
-
-use candle_core::{DType, Device};
 use rewarden::{
     engine::registry::Model,
     evaluate::stability::{bin, percentile, stability_index},
-    model::{RewardModel, adapter::Adapter, checkpoint::Checkpoint},
-    posterior::{FitConfig, Posterior, config::Quantiles, store},
-    score::{Scorer, Sharing},
+    posterior::{FitConfig, config::Quantiles},
 };
 use serde_json::{Value, json};
 
-use crate::helpers::{Service, Setup};
+use crate::helpers::{Fixture, Service, Setup};
 
 /// Of the stand-in, whose variances are numbers of tokens.
 const QUANTILES: [(f64, f64); 3] = [(0.25, 1.0), (0.5, 2.0), (0.75, 4.0)];
@@ -39,6 +34,8 @@ async fn it_is_the_percentile_of_the_variance() {
     let items = texts([1, 2, 3, 4, 16]);
     let novelty = answered(&service, &json!({ "items": items }), "novelty").await;
     assert_eq!(novelty, [0.25, 0.5, 0.625, 0.75, 0.75]);
+    let novel = answered(&service, &json!({ "items": items }), "novel").await;
+    assert_eq!(novel, [false; 5], "the threshold is past what can be told");
     for request in [
         json!({"items": items, "variance": false}),
         json!({"items": items, "penalty": {"kind": "none"}}),
@@ -48,15 +45,26 @@ async fn it_is_the_percentile_of_the_variance() {
         assert!(novelty.iter().all(Value::is_null), "{request}");
     }
     for (name, want) in [
-        (r#"rewarden_novelty_bucket{model="bayes",le="0.25"}"#, 1.0),
-        (r#"rewarden_novelty_bucket{model="bayes",le="0.5"}"#, 2.0),
-        (r#"rewarden_novelty_bucket{model="bayes",le="0.75"}"#, 5.0),
-        (r#"rewarden_novelty_count{model="bayes"}"#, 5.0),
-        (r#"rewarden_novelty_sum{model="bayes"}"#, 2.875),
+        (r#"rewarden_novelty_bucket{model="bayes",le="0.25"}"#, 2.0),
+        (r#"rewarden_novelty_bucket{model="bayes",le="0.5"}"#, 4.0),
+        (r#"rewarden_novelty_bucket{model="bayes",le="0.75"}"#, 10.0),
+        (r#"rewarden_novelty_count{model="bayes"}"#, 10.0),
+        (r#"rewarden_novelty_sum{model="bayes"}"#, 5.75),
         (r#"rewarden_novelty_count{model="plain"}"#, 0.0),
     ] {
         assert_eq!(service.metric(name).await, want, "{name}");
     }
+}
+
+#[tokio::test]
+async fn past_the_threshold_a_reward_is_flagged() {
+    let mut setup = Setup { quantiles: QUANTILES.into(), ..Setup::default() };
+    setup.http.novelty_threshold = 0.625;
+    let service = Service::ready_with(setup).await;
+    let request = json!({"items": texts([1, 2, 3, 4])});
+    assert_eq!(answered(&service, &request, "novel").await, [false, false, true, true]);
+    let request = json!({"items": texts([1, 4]), "variance": false});
+    assert_eq!(answered(&service, &request, "novel").await, [Value::Null, Value::Null]);
 }
 
 #[tokio::test]
@@ -85,20 +93,11 @@ async fn drift_is_reported_once_there_is_enough_to_tell() {
     assert!(!text.contains(r#"rewarden_drift{model="plain"}"#), "{text}");
 }
 
-/// A model of the fixtures with its posterior, whose file has these quantiles.
+/// A model of the fixtures, whose posterior has these quantiles.
 fn fixture(name: &str, quantiles: Option<Vec<(f64, f64)>>) -> Model {
-    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/cases/llama-0");
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join(store::FILE);
-    let mut posterior = Posterior::load(case.join("adapter").join(store::FILE)).unwrap();
     let quantiles = quantiles.map(|single| Quantiles { single, ..Quantiles::default() });
-    posterior.config = Some(FitConfig { quantiles, ..FitConfig::default() });
-    posterior.save(&file).unwrap();
-    let base = Checkpoint::open(&case.join("base")).unwrap();
-    let adapter = Adapter::load(&case.join("adapter"), &base.config).unwrap();
-    let model = RewardModel::new(&base, Some(&adapter), DType::F32, &Device::Cpu).unwrap();
-    let scorer = Scorer::new(model, Some(Posterior::load(&file).unwrap()), Sharing::Alone);
-    Model::new(name.into(), Arc::clone(&base.encoder), base.config.max_length, Arc::new(scorer))
+    Fixture::new(|posterior| posterior.config = Some(FitConfig { quantiles, ..FitConfig::default() }))
+        .model(name)
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ async fn models_are_listed_with_the_default_first() {
     }
     let entry = |id: &str, posterior: bool| {
         json!({"id": id, "object": "model", "created": null, "owned_by": "rewarden",
-            "max_model_len": MAX_LENGTH, "posterior": posterior})
+            "max_model_len": MAX_LENGTH, "posterior": posterior, "root": id, "parent": "base", "permission": []})
     };
     assert_eq!(body, json!({"object": "list", "data": [entry("bayes", true), entry("plain", false)]}));
 }

@@ -23,13 +23,13 @@ async fn every_item_is_scored_in_order() {
         "object": "list", "model": "bayes", "usage": {"tokens": 13},
         "data": [
             {"index": 0, "id": "a", "mean": 0.9, "variance": 5.0, "std": 5f64.sqrt(),
-                "score": 0.9 - 5f64.sqrt(), "novelty": null, "tokens": 5, "truncated": false},
+                "score": 0.9 - 5f64.sqrt(), "novelty": null, "novel": null, "tokens": 5, "truncated": false},
             {"index": 1, "id": null, "mean": 0.4, "variance": 3.0, "std": 3f64.sqrt(),
-                "score": 0.4 - 3f64.sqrt(), "novelty": null, "tokens": 3, "truncated": false},
+                "score": 0.4 - 3f64.sqrt(), "novelty": null, "novel": null, "tokens": 3, "truncated": false},
             {"index": 2, "id": "c", "mean": 1.2, "variance": 4.0, "std": 2.0,
-                "score": -0.8, "novelty": null, "tokens": 4, "truncated": false},
+                "score": -0.8, "novelty": null, "novel": null, "tokens": 4, "truncated": false},
             {"index": 3, "id": null, "mean": 0.5, "variance": 1.0, "std": 1.0,
-                "score": -0.5, "novelty": null, "tokens": 1, "truncated": false},
+                "score": -0.5, "novelty": null, "novel": null, "tokens": 1, "truncated": false},
         ],
     });
     assert_eq!(body, want);
@@ -127,6 +127,7 @@ fn wrong_settings() -> Vec<Refused> {
         (with("penalty", json!({"kind": "most"})), FIELD, "penalty.kind"),
         (with("penalty", json!({"kind": "std", "k": -1})), FIELD, "penalty.k"),
         (with("penalty", json!({"kind": "std", "b": 1})), FIELD, "penalty.b"),
+        (with("penalty", json!({"kind": "std", "relative": true})), FIELD, "penalty.relative"),
         (two(("model", json!("plain")), ("variance", json!(true))), FIELD, "variance"),
         (two(("model", json!("plain")), std()), FIELD, "penalty"),
         (two(("variance", json!(false)), std()), FIELD, "variance"),

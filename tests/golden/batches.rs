@@ -169,7 +169,7 @@ fn a_selection_finds_the_best_of_all_scores() {
                 let penalty = Penalty::new(penalty.0, penalty.1).unwrap();
                 let score = |estimate: &Estimate| penalty.score(estimate.mean, estimate.variance);
                 let best = all.iter().map(score).fold(f64::MIN, f64::max);
-                let selected = scorer.best_of(&pool, penalty).unwrap();
+                let selected = scorer.best_of(&pool, penalty, 1).unwrap();
                 assert!(close(score(&all[selected.index]), best, 1e-5), "{penalty:?}");
                 assert!(close(selected.rated.score, best, 1e-5), "{penalty:?}");
                 assert!(selected.index + 1 < pool.len(), "of equals the first");

@@ -92,7 +92,7 @@ fn a_selection_by_a_sketch_finds_the_best_of_all_scores() {
                 let penalty = Penalty::new(kind, k).unwrap();
                 let score = |estimate: &Estimate| penalty.score(estimate.mean, estimate.variance);
                 let best = all.iter().map(score).fold(f64::MIN, f64::max);
-                let selected = scorer.best_of(&pool, penalty).unwrap();
+                let selected = scorer.best_of(&pool, penalty, 1).unwrap();
                 let found = score(&all[selected.index]);
                 assert!((found - best).abs() <= 1e-4 * best.abs().max(1.0), "{found} is not {best}");
             }

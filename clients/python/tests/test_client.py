@@ -36,6 +36,28 @@ class AgainstTheService(unittest.TestCase):
         for reward in hard:
             self.assertAlmostEqual(reward.score, reward.mean - 0.5 * reward.variance, places=4)
 
+    def test_two_answers_are_compared(self):
+        compared = self.client.compare(PROMPT, ANSWERS[0], [{"role": "assistant", "content": ANSWERS[1]}])
+        a, b = self.client.rewards(self.items[:2])
+        self.assertAlmostEqual(compared.mean_difference, a.mean - b.mean, places=3)
+        v = a.variance + b.variance - 2 * compared.covariance
+        self.assertAlmostEqual(compared.variance_difference, v, delta=1e-3 * (a.variance + b.variance))
+        logit = compared.mean_difference / math.sqrt(1 + math.pi * compared.variance_difference / 8)
+        self.assertAlmostEqual(compared.preference_probability, 1 / (1 + math.exp(-logit)), places=6)
+        self.assertAlmostEqual(compared.a.std, a.std, places=3)
+
+    def test_the_best_of_several_is_that_of_their_scores(self):
+        scores = [r.score for r in self.client.rewards(self.items)]
+        choice = self.client.best_of_n(PROMPT, ANSWERS)
+        self.assertEqual(choice.best, max(range(3), key=scores.__getitem__))
+        self.assertEqual(choice.ranking[0].index, choice.best)
+        self.assertAlmostEqual(choice.ranking[0].score, max(scores), places=3)
+        everything = self.client.best_of_n(PROMPT, ANSWERS, report="all", seed=7, penalty=Penalty("std", 1.0, relative=True))
+        self.assertAlmostEqual(sum(r.probability_best for r in everything.ranking), 1, places=9)
+        self.assertEqual((len(everything.covariance), everything.variances_computed), (3, 3))
+        again = self.client.best_of_n(PROMPT, ANSWERS, seed=7, top=1)
+        self.assertEqual((again.thompson, len(again.ranking)), (everything.thompson, 1))
+
     def test_what_is_wrong_is_named(self):
         with self.assertRaises(RewardenError) as raised:
             self.client.rewards([{"prompt": "x", "respons": "y"}])

@@ -76,12 +76,16 @@ impl Given {
         }
     }
 
+    fn complete(&self, i: usize) -> Estimate {
+        let sum = self.blocks[i].iter().flatten().fold(self.heads[i], |sum, block| sum + block);
+        Estimate { mean: self.means[i], variance: Some(sum) }
+    }
+
     /// Every complete estimate, its score, and of the scores the first of the highest.
     fn all(&self, penalty: Penalty) -> (usize, Rated) {
         let rated = (0..self.means.len()).map(|i| {
-            let sum = self.blocks[i].iter().flatten().fold(self.heads[i], |sum, block| sum + block);
-            let variance = penalty.needs_variance().then_some(sum);
-            Estimate { mean: self.means[i], variance }.rated(penalty).unwrap()
+            let Estimate { mean, variance } = self.complete(i);
+            Estimate { mean, variance: variance.filter(|_| penalty.needs_variance()) }.rated(penalty).unwrap()
         });
         rated.enumerate().reduce(|best, next| if next.1.score > best.1.score { next } else { best }).unwrap()
     }
@@ -122,11 +126,35 @@ proptest! {
 
     #[test]
     fn the_winner_is_that_of_the_full_computation(pool in pool(), penalty in penalty()) {
-        let Selected { index, rated, work } = select(&pool, penalty).unwrap();
+        let Selected { index, rated, work, known } = select(&pool, penalty, 1).unwrap();
         prop_assert_eq!((index, rated), pool.all(penalty));
         prop_assert_eq!(work.of, pool.means.len() * pool.depth);
         prop_assert!(work.layers <= work.of && work.complete * pool.depth <= work.layers);
         prop_assert_eq!(work.complete > 0, penalty.needs_variance());
+        prop_assert_eq!(known.iter().filter(|estimate| estimate.variance.is_some()).count(), work.complete);
+    }
+
+    #[test]
+    fn the_first_places_are_those_of_the_full_computation(pool in pool(), penalty in penalty(), top in 1..6usize) {
+        let places = |of: &[Estimate]| {
+            let score = |i: usize| of[i].rated(penalty).unwrap().score;
+            let complete = |i: &usize| of[*i].variance.is_some() || !penalty.needs_variance();
+            let mut places: Vec<usize> = (0..of.len()).filter(complete).collect();
+            places.sort_by(|a, b| score(*b).total_cmp(&score(*a)).then(a.cmp(b)));
+            places.truncate(top);
+            places
+        };
+        let all: Vec<Estimate> = (0..pool.means.len()).map(|i| pool.complete(i)).collect();
+        let Selected { known, index, .. } = select(&pool, penalty, top).unwrap();
+        prop_assert_eq!(places(&known), places(&all));
+        prop_assert_eq!(index, places(&all)[0]);
+        let complete = all.iter().map(|e| Estimate { variance: e.variance.filter(|_| penalty.needs_variance()), ..*e });
+        let among = Selected::among(complete.collect(), penalty).unwrap();
+        prop_assert_eq!(among.index, index);
+        for (known, complete) in known.iter().zip(&all) {
+            prop_assert_eq!(known.mean, complete.mean);
+            prop_assert!(known.variance.is_none() || known.variance == complete.variance);
+        }
     }
 
     #[test]
@@ -139,13 +167,13 @@ proptest! {
             depth,
             sent: RefCell::default(),
         };
-        let (once, more) = (select(&pool, penalty).unwrap(), select(&repeated, penalty).unwrap());
+        let (once, more) = (select(&pool, penalty, 1).unwrap(), select(&repeated, penalty, 1).unwrap());
         prop_assert_eq!((once.index, once.rated), (more.index, more.rated));
     }
 
     #[test]
     fn nobody_goes_down_twice_or_below_what_is_needed(pool in pool(), penalty in penalty()) {
-        let selected = select(&pool, penalty).unwrap();
+        let selected = select(&pool, penalty, 1).unwrap();
         let sent = pool.sent.borrow();
         prop_assert_eq!(sent.iter().collect::<BTreeSet<_>>().len(), sent.len());
         // Every candidate whose head's bound is above the winner's score has to be looked at; only the first wave may
@@ -169,7 +197,7 @@ fn what_cannot_win_leaves_where_its_bound_falls_below_the_best() {
         (4.0, 1.0, &[0.0, 3.0, 0.0]),  // 2: the winner, and the first to go down
         (4.0, 1.0, &[0.0, 3.0, 0.0]),  // the same, but later
     ]);
-    let selected = select(&pool, std(1.0)).unwrap();
+    let selected = select(&pool, std(1.0), 1).unwrap();
     assert_eq!(*pool.sent.borrow(), [3, 4, 2, 1]);
     assert_eq!((selected.index, selected.rated.score), (3, 2.0));
     assert_eq!(selected.work, Work { complete: 1, layers: 3 + 2 + 2 + 1, of: 15 });
@@ -178,7 +206,7 @@ fn what_cannot_win_leaves_where_its_bound_falls_below_the_best() {
 #[test]
 fn a_first_choice_that_disappoints_is_replaced() {
     let pool = Given::new(&[(1.0, 1.0, &[0.0, 3.0]), (1.25, 1.0, &[0.0, 99.0]), (1.0, 1.0, &[0.0, 0.0])]);
-    let selected = select(&pool, std(1.0)).unwrap();
+    let selected = select(&pool, std(1.0), 1).unwrap();
     assert_eq!(*pool.sent.borrow(), [1, 0, 2]);
     assert_eq!((selected.index, selected.rated.score), (2, 0.0));
     assert_eq!(selected.work, Work { complete: 3, layers: 6, of: 6 });
@@ -188,7 +216,7 @@ fn a_first_choice_that_disappoints_is_replaced() {
 fn a_tie_that_shows_only_at_the_bottom_goes_to_the_lowest_index() {
     // Falling bounds send the last one down first.
     let pool = Given::new(&[(1.0, 1.0, &[3.0, 0.0]), (1.0, 0.5, &[0.5, 3.0]), (1.0, 0.0, &[0.0, 4.0])]);
-    assert_eq!(select(&pool, std(1.0)).unwrap().index, 0);
+    assert_eq!(select(&pool, std(1.0), 1).unwrap().index, 0);
     assert_eq!(*pool.sent.borrow(), [2, 1, 0]);
 }
 
@@ -196,7 +224,7 @@ fn a_tie_that_shows_only_at_the_bottom_goes_to_the_lowest_index() {
 fn without_a_penalty_the_highest_mean_wins_and_nothing_goes_down() {
     let pool = Given::new(&[(1.0, 0.0, &[1.0]), (2.0, 9.0, &[9.0]), (2.0, 0.0, &[0.0])]);
     for penalty in [std(0.0), Penalty::new(Kind::None, 1.0).unwrap()] {
-        let selected = select(&pool, penalty).unwrap();
+        let selected = select(&pool, penalty, 1).unwrap();
         assert_eq!((selected.index, selected.rated.variance), (1, None));
         assert_eq!(selected.work, Work { complete: 0, layers: 0, of: 3 });
     }
@@ -215,17 +243,17 @@ fn what_is_not_a_mean_or_a_variance_is_refused() {
     ];
     for (mean, head, layers) in table {
         let pool = Given::new(&[(9.0, 0.0, &[1000.0, 0.0]), (mean, head, &layers)]);
-        let error = select(&pool, std(1.0)).unwrap_err();
+        let error = select(&pool, std(1.0), 1).unwrap_err();
         assert!(matches!(error, Error::NotFinite(_)), "{mean} {head} {layers:?}: {error}");
     }
 }
 
 #[test]
 fn an_empty_pool_and_too_large_a_factor_are_errors() {
-    let message = select(&Given::default(), std(1.0)).unwrap_err().to_string();
+    let message = select(&Given::default(), std(1.0), 1).unwrap_err().to_string();
     assert_eq!(message, "no candidates to select from");
     let pool = Given::new(&[(1.0, 4.0, &[]), (2.0, 4.0, &[])]);
-    let message = select(&pool, Penalty::new(Kind::Variance, 1e308).unwrap()).unwrap_err().to_string();
+    let message = select(&pool, Penalty::new(Kind::Variance, 1e308).unwrap(), 1).unwrap_err().to_string();
     assert!(message.starts_with("penalty.k: too large"), "{message}");
 }
 
@@ -234,8 +262,9 @@ fn of_sequences_that_are_equal_up_to_the_pooled_token_the_first_is_kept() {
     let sequence = |ids: &[u32], pooled| TokenSeq { ids: ids.to_vec(), pooled, truncated: false };
     let [a, b] = [sequence(&[1, 2, 3], 2), sequence(&[1, 2], 1)];
     let [padded_a, padded_b] = [sequence(&[1, 2, 3, 0], 2), sequence(&[1, 2, 3], 1)];
-    assert_eq!(distinct(&[&b, &a, &padded_a, &padded_b, &a]), [0, 1]);
-    assert_eq!(distinct(&[]), [0; 0]);
+    let Distinct { firsts, kinds } = distinct(&[&b, &a, &padded_a, &padded_b, &a]);
+    assert_eq!((firsts, kinds), (vec![0, 1], vec![0, 1, 1, 0, 1]));
+    assert_eq!(distinct(&[]), Distinct { firsts: Vec::new(), kinds: Vec::new() });
 }
 
 #[test]

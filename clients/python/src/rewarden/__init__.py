@@ -1,4 +1,4 @@
 """Client of the Rewarden reward-scoring service: rewards with their uncertainty."""
-from .client import Client, Item, Message, Overloaded, Penalty, RewardenError, Reward
+from .client import Choice, Client, Comparison, Item, Message, Overloaded, Penalty, Ranked, RewardenError, Reward
 
-__all__ = ["Client", "Item", "Message", "Overloaded", "Penalty", "RewardenError", "Reward"]
+__all__ = ["Choice", "Client", "Comparison", "Item", "Message", "Overloaded", "Penalty", "Ranked", "RewardenError", "Reward"]

@@ -11,6 +11,8 @@ from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence, Union
 
 Message = Mapping[str, str]
 """A turn of a conversation: `role` and `content`."""
+Answer = Union[str, Sequence[Message]]
+"""An answer to a prompt: text, or the messages that follow it."""
 Item = Mapping[str, Any]
 """What can be scored: `prompt` and `response`, `messages`, `text` or `input_ids`; `id` comes back."""
 
@@ -31,10 +33,17 @@ class Overloaded(RewardenError):
 
 @dataclass(frozen=True)
 class Penalty:
-    """What uncertainty costs: `k` standard deviations ("std"), `k` variances ("variance"), or nothing ("none")."""
+    """What uncertainty costs: `k` standard deviations ("std"), `k` variances ("variance"), or nothing ("none").
+
+    `relative` is for best-of-n: of the difference to the mean of all candidates.
+    """
 
     kind: str = "std"
     k: float = 1.0
+    relative: bool = False
+
+    def _body(self) -> dict[str, Any]:
+        return {"kind": self.kind, "k": self.k, **({"relative": True} if self.relative else {})}
 
 
 @dataclass(frozen=True)
@@ -48,8 +57,49 @@ class Reward:
     std: Optional[float]
     score: float
     novelty: Optional[float]
+    novel: Optional[bool]
     tokens: int
     truncated: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two answers: the mean and the variance of `a` less `b`, and the probability that `a` is preferred."""
+
+    mean_difference: float
+    variance_difference: Optional[float]
+    covariance: Optional[float]
+    preference_probability: float
+    a: Reward
+    b: Reward
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A candidate in its place; what was not computed is None."""
+
+    index: int
+    mean: float
+    variance: Optional[float]
+    std: Optional[float]
+    score: Optional[float]
+    novelty: Optional[float]
+    novel: Optional[bool]
+    probability_best: Optional[float]
+    expected_regret: Optional[float]
+    tokens: int
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is chosen of several: the index of the best, and the ranking, the best first."""
+
+    best: int
+    ranking: list[Ranked]
+    variances_computed: int
+    thompson: Optional[int]
+    covariance: Optional[list[list[float]]]
 
 
 class Client:
@@ -72,15 +122,35 @@ class Client:
     def rewards(self, items: Iterable[Item], *, penalty: Optional[Penalty] = None, variance: Optional[bool] = None,
                 truncation: Optional[str] = None, model: Optional[str] = None) -> list[Reward]:
         """Scores items, in requests of `batch_size` each; rewards come in the order of the items."""
-        body: dict[str, Any] = {"model": model or self.model, "variance": variance, "truncation": truncation,
-                                "penalty": None if penalty is None else {"kind": penalty.kind, "k": penalty.k}}
-        body = {key: value for key, value in body.items() if value is not None}
+        body = self._body(model, penalty, truncation, variance=variance)
         rewards: list[Reward] = []
         for batch in _batches(items, self.batch_size):
             reply = self._send("POST", "/v1/rewards", {**body, "items": batch})
             start = len(rewards)
             rewards += [_reward(start, data) for data in reply["data"]]
         return rewards
+
+    def compare(self, prompt: Answer, a: Answer, b: Answer, *, penalty: Optional[Penalty] = None,
+                truncation: Optional[str] = None, model: Optional[str] = None) -> Comparison:
+        """Two answers to a prompt, each text or messages, beside each other."""
+        body = self._body(model, penalty, truncation, prompt=prompt, a=a, b=b)
+        reply = self._send("POST", "/v1/compare", body)
+        return Comparison(**{name: _reward(0, reply[name]) if name in ("a", "b") else reply[name]
+                             for name in Comparison.__dataclass_fields__})
+
+    def best_of_n(self, prompt: Answer, responses: Sequence[Answer], *, penalty: Optional[Penalty] = None,
+                  top: Optional[int] = None, report: str = "best", seed: Optional[int] = None,
+                  truncation: Optional[str] = None, model: Optional[str] = None) -> Choice:
+        """The best of several answers to a prompt; `report="all"` tells everything, and a `seed` draws one as well."""
+        thompson = None if seed is None else {"seed": seed}
+        body = self._body(model, penalty, truncation, prompt=prompt, responses=list(responses), top=top, report=report,
+                          thompson=thompson)
+        reply = self._send("POST", "/v1/best-of-n", body)
+        ranking = [Ranked(**{name: ranked.get(name) for name in Ranked.__dataclass_fields__})
+                   for ranked in reply["ranking"]]
+        drawn = reply.get("thompson")
+        return Choice(reply["best"], ranking, reply["variances_computed"], drawn and drawn["index"],
+                      reply.get("covariance"))
 
     def models(self) -> list[dict[str, Any]]:
         """The models that are served."""
@@ -93,6 +163,12 @@ class Client:
         except (RewardenError, OSError):
             return False
         return True
+
+    def _body(self, model: Optional[str], penalty: Optional[Penalty], truncation: Optional[str],
+              **more: Any) -> dict[str, Any]:
+        """What is given of a request's fields."""
+        body = {"model": model or self.model, "penalty": penalty and penalty._body(), "truncation": truncation, **more}
+        return {key: value for key, value in body.items() if value is not None}
 
     def _send(self, method: str, path: str, body: Optional[Mapping[str, Any]] = None) -> Any:
         wait = 0.5
@@ -151,10 +227,6 @@ def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
             batch = []
     if batch:
         yield batch
-
-
-Answer = Union[str, Sequence[Message]]
-"""An answer to a prompt: text, or the messages that follow it."""
 
 
 def item(prompt: Answer, answer: Answer) -> dict[str, Any]:

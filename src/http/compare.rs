@@ -1,0 +1,246 @@
+//! `POST /v1/compare`: answers to one prompt beside each other, and which is preferred to which.
+
+use axum::{Extension, Json, extract::State};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    error::{ApiError, ErrorBody},
+    json::StrictJson,
+    layers::{Cost, Deadline},
+    object::Object,
+    off_runtime,
+    penalty::{PenaltyRequest, Plan},
+    pool::{Given, PoolRequest, Pools, Shape},
+    reward::{Reward, TokenUsage},
+};
+use crate::{
+    Error, Result,
+    engine::{Job, Seen, by_size},
+    item::{Answer, Id, Message, Prompt},
+    score::{Embedding, joint::Joint},
+    text::Truncation,
+};
+
+/// Answers to compare: `a` and `b`, or two or more `responses`, or several prompts with theirs.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CompareRequest {
+    /// A name that `/v1/models` lists; the first of them by default.
+    pub model: Option<String>,
+    /// A user's message, or the conversation so far.
+    pub prompt: Option<Prompt>,
+    /// The conversation so far; may stand for `prompt`.
+    pub messages: Option<Vec<Message>>,
+    /// One answer: text, or the messages that follow.
+    pub a: Option<Answer>,
+    /// The other.
+    pub b: Option<Answer>,
+    /// Two or more answers, in the place of `a` and `b`.
+    #[serde(default)]
+    pub responses: Vec<Answer>,
+    /// Several prompts with the answers to each, in the place of one.
+    #[schema(value_type = Option<Vec<PoolRequest>>)]
+    pub pools: Option<Vec<Object<PoolRequest>>>,
+    /// What uncertainty costs, in each answer's `score`; one standard deviation by default.
+    #[schema(value_type = Option<PenaltyRequest>)]
+    pub penalty: Option<Object<PenaltyRequest>>,
+    /// What is cut from answers that are too long; by default they are an error.
+    pub truncation: Option<Truncation>,
+}
+
+/// What was compared.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum CompareResponse {
+    /// Where the request had `a` and `b`.
+    Pair(PairComparison),
+    /// Where it had `responses`.
+    One(OneComparison),
+    /// Where it had `pools`.
+    List(ComparisonList),
+}
+
+/// Two answers beside each other.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PairComparison {
+    /// The model that scored.
+    pub model: String,
+    /// Mean of the reward of `a` less that of `b`.
+    pub mean_difference: f64,
+    /// Variance of the difference; null without a posterior.
+    #[schema(required, minimum = 0.0)]
+    pub variance_difference: Option<f64>,
+    /// Covariance of the two rewards; null without a posterior.
+    #[schema(required)]
+    pub covariance: Option<f64>,
+    /// Probability that `a` is preferred, by the posterior predictive.
+    #[schema(minimum = 0.0, maximum = 1.0)]
+    pub preference_probability: f64,
+    /// The reward of `a`.
+    pub a: Reward,
+    /// The reward of `b`.
+    pub b: Reward,
+    /// What it cost.
+    pub usage: TokenUsage,
+}
+
+/// Answers to one prompt beside each other.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OneComparison {
+    /// The model that scored.
+    pub model: String,
+    #[serde(flatten)]
+    pub comparison: Comparison,
+    /// What it cost.
+    pub usage: TokenUsage,
+}
+
+/// Answers to several prompts.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ComparisonList {
+    /// Always `list`.
+    #[schema(pattern = "^list$")]
+    pub object: &'static str,
+    /// The model that scored.
+    pub model: String,
+    /// A comparison for each prompt.
+    pub data: Vec<Comparison>,
+    /// What it cost.
+    pub usage: TokenUsage,
+}
+
+/// Every answer to a prompt beside every other; matrices have a row and a column for each.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Comparison {
+    /// The prompt's place, counted from 0.
+    pub index: usize,
+    /// Its own `id`.
+    #[schema(required)]
+    pub id: Option<Id>,
+    /// The reward of each.
+    pub responses: Vec<Reward>,
+    /// Covariances of the rewards; null without a posterior.
+    #[schema(required)]
+    pub covariance: Option<Vec<Vec<f64>>>,
+    /// Mean of the row's reward less the column's.
+    pub mean_difference: Vec<Vec<f64>>,
+    /// Variance of that difference; null without a posterior.
+    #[schema(required)]
+    pub variance_difference: Option<Vec<Vec<f64>>>,
+    /// Probability that the row is preferred to the column, by the posterior predictive.
+    pub preference_probability: Vec<Vec<f64>>,
+}
+
+/// Compare answers
+///
+/// Means and variances of each, and of every two the covariance, the variance of the difference and the probability that
+/// one is preferred: sigma(mu / sqrt(1 + pi v / 8)).
+#[utoipa::path(
+    post,
+    path = "/v1/compare",
+    tag = "scoring",
+    request_body = CompareRequest,
+    responses(
+        (status = OK, body = CompareResponse),
+        (status = BAD_REQUEST, body = ErrorBody, description = "not JSON"),
+        (status = NOT_FOUND, body = ErrorBody, description = "unknown model"),
+        (status = PAYLOAD_TOO_LARGE, body = ErrorBody, description = "body too large, or too many answers"),
+        (status = UNSUPPORTED_MEDIA_TYPE, body = ErrorBody, description = "not `application/json`"),
+        (status = UNPROCESSABLE_ENTITY, body = ErrorBody, description = "a field is invalid; `param` names it"),
+        (status = INTERNAL_SERVER_ERROR, body = ErrorBody, description = "scoring failed"),
+        (status = SERVICE_UNAVAILABLE, body = ErrorBody, description = "overloaded or not ready",
+            headers(("retry-after" = u32, description = "seconds to wait"))),
+        (status = GATEWAY_TIMEOUT, body = ErrorBody, description = "the request's time ran out"),
+    )
+)]
+pub async fn compare(
+    State(app): State<App>,
+    Extension(Deadline(deadline)): Extension<Deadline>,
+    StrictJson(request): StrictJson<CompareRequest>,
+) -> Result<(Extension<Cost>, Json<CompareResponse>), ApiError> {
+    let (model, served) = app.engine().registry().find(request.model.as_deref())?;
+    let plan = Plan::new(request.penalty, None, served)?.alone()?;
+    let truncation = request.truncation;
+    let given = request.given()?;
+    let shape = given.shape();
+    let Pools { ids, sizes, inputs } = given.parse(&app, 2)?;
+    let job = Job { model, inputs, max_length: None, truncation, deadline };
+    let seen = app.engine().embed(job).await?;
+    let rewards = app.rate_all(served, seen.iter().map(Seen::estimate).collect(), plan.penalty)?;
+    app.observe(served, &rewards);
+    let usage = TokenUsage::of(&rewards);
+    let cost = Cost { items: rewards.len(), tokens: usage.tokens };
+    let embeddings = by_size(seen.into_iter().map(|seen| seen.what).collect(), &sizes);
+    let rewards = by_size(rewards, &sizes);
+    // Products of many long vectors take a while.
+    let data = off_runtime(move || {
+        let both = embeddings.into_iter().zip(rewards).zip(ids).enumerate();
+        both.map(|(index, ((pool, rewards), id))| Comparison::new(index, id, rewards, pool)).collect()
+    });
+    let reply = CompareResponse::new(shape, served.name.clone(), data.await?, usage);
+    Ok((Extension(cost), Json(reply)))
+}
+
+impl CompareResponse {
+    fn new(shape: Shape, model: String, mut data: Vec<Comparison>, usage: TokenUsage) -> Self {
+        match (shape, data.pop_if(|_| shape != Shape::List)) {
+            (Shape::Pair, Some(pair)) => Self::pair(model, pair, usage),
+            (_, Some(comparison)) => Self::One(OneComparison { model, comparison, usage }),
+            (_, None) => Self::List(ComparisonList { object: "list", model, data, usage }),
+        }
+    }
+
+    /// The first of two answers beside the second; of any other number, as they are.
+    fn pair(model: String, comparison: Comparison, usage: TokenUsage) -> Self {
+        let [a, b] = &comparison.responses[..] else {
+            return Self::One(OneComparison { model, comparison, usage });
+        };
+        let (a, b) = (Reward { index: 0, ..a.clone() }, Reward { index: 1, ..b.clone() });
+        let of = |matrix: &Vec<Vec<f64>>| matrix[0][1];
+        Self::Pair(PairComparison {
+            model,
+            mean_difference: of(&comparison.mean_difference),
+            variance_difference: comparison.variance_difference.as_ref().map(of),
+            covariance: comparison.covariance.as_ref().map(of),
+            preference_probability: of(&comparison.preference_probability),
+            a,
+            b,
+            usage,
+        })
+    }
+}
+
+impl Comparison {
+    fn new(index: usize, id: Option<Id>, mut responses: Vec<Reward>, pool: Vec<Embedding>) -> Result<Self> {
+        responses.iter_mut().enumerate().for_each(|(at, reward)| reward.index = at);
+        let joint = Joint::new(pool)?;
+        let known = responses.iter().all(|reward| reward.variance.is_some());
+        Ok(Self {
+            index,
+            id,
+            responses,
+            covariance: known.then(|| joint.covariance().to_vec()),
+            mean_difference: joint.mean_difference(),
+            variance_difference: known.then(|| joint.difference_variance()),
+            preference_probability: joint.preference_probability(),
+        })
+    }
+}
+
+impl CompareRequest {
+    fn given(self) -> Result<Given> {
+        let Self { prompt, messages, a, b, responses, pools, .. } = self;
+        let pool = |responses| PoolRequest { id: None, prompt, messages, responses };
+        match (a, b) {
+            (Some(_), Some(_)) if !responses.is_empty() => {
+                Err(Error::field("responses", "cannot stand beside `a` and `b`"))
+            }
+            (Some(a), Some(b)) => Given::pair(pool(vec![a, b]), pools),
+            (Some(_), None) => Err(Error::field("b", "missing beside `a`")),
+            (None, Some(_)) => Err(Error::field("a", "missing beside `b`")),
+            (None, None) => Given::new(pool(responses), pools),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! What every dialect asks in the end, and the answer before it is put into its words.
+
+use std::time::Instant;
+
+use axum::{
+    Extension, Json,
+    extract::FromRequestParts,
+    http::request::Parts,
+    response::{IntoResponse, Response},
+};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{
+    Result,
+    engine::Job,
+    http::{
+        App,
+        error::ApiError,
+        layers::{Cost, Deadline},
+        penalty::Plan,
+        reward::Reward,
+    },
+    item::Placed,
+    text::Truncation,
+    train::loss::sigmoid,
+};
+
+/// Which number stands where an interface has room for one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum PlainScore {
+    /// The posterior mean.
+    #[default]
+    Mean,
+    /// The mean less one standard deviation.
+    Conservative,
+}
+
+/// Inputs to score for a dialect.
+#[derive(Debug, Default)]
+pub struct Question {
+    /// A name, or the default model.
+    pub model: Option<String>,
+    pub inputs: Vec<Placed>,
+    /// The request's own limit on tokens.
+    pub max_length: Option<usize>,
+    pub truncation: Option<Truncation>,
+    /// Whether plain scores pass through the logistic function; not by default.
+    pub activation: Option<bool>,
+    /// Another plain score than the service's.
+    pub plain: Option<PlainScore>,
+}
+
+/// The scores, in the order of the inputs.
+#[derive(Debug)]
+pub struct Answer {
+    /// The model that scored.
+    pub model: String,
+    pub scores: Vec<Plain>,
+    /// Tokens of all inputs.
+    pub tokens: usize,
+}
+
+/// One input's score.
+#[derive(Debug, Clone, Copy)]
+pub struct Plain {
+    pub score: f64,
+    pub tokens: usize,
+    pub reward: Posterior,
+}
+
+/// What stands beside a plain score.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+pub struct Posterior {
+    /// Posterior mean of the reward.
+    pub mean: f64,
+    /// Posterior variance; null without a posterior.
+    #[schema(required, minimum = 0.0)]
+    pub variance: Option<f64>,
+    /// Square root of the variance.
+    #[schema(required, minimum = 0.0)]
+    pub std: Option<f64>,
+    /// The mean less the standard deviation.
+    pub score: f64,
+    /// Percentile of the variance, as in `/v1/rewards`.
+    #[schema(required, minimum = 0.0, maximum = 1.0)]
+    pub novelty: Option<f64>,
+    /// Whether tokens were cut to fit.
+    pub truncated: bool,
+}
+
+/// Who answers, and until when.
+pub struct Asker {
+    pub app: App,
+    deadline: Instant,
+}
+
+impl FromRequestParts<App> for Asker {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let deadline = parts.extensions.get::<Deadline>().ok_or_else(ApiError::internal)?.0;
+        Ok(Self { app: app.clone(), deadline })
+    }
+}
+
+impl Asker {
+    /// Scores the inputs; `list` is the field that they came in.
+    pub async fn answer(&self, list: &str, question: Question) -> Result<Answer, ApiError> {
+        self.app.bounded(list, question.inputs.len())?;
+        let plain = question.plain.unwrap_or(self.app.config().plain_score);
+        let activated = question.activation.unwrap_or(false);
+        let (model, rewards) = self.rewards(question).await?;
+        let scores: Vec<Plain> = rewards.iter().map(|reward| Plain::new(reward, plain, activated)).collect();
+        let tokens = scores.iter().map(|score| score.tokens).sum();
+        Ok(Answer { model, scores, tokens })
+    }
+
+    /// The name of the model, and the rewards of the inputs with whatever the model knows of them.
+    pub async fn rewards(&self, question: Question) -> Result<(String, Vec<Reward>), ApiError> {
+        let Question { model, inputs, max_length, truncation, .. } = question;
+        let (model, served) = self.app.engine().registry().find(model.as_deref())?;
+        let Plan { penalty, want, .. } = Plan::new(None, None, served)?;
+        let job = Job { model, inputs, max_length, truncation, deadline: self.deadline };
+        let rewards = self.app.rate_all(served, self.app.engine().score(job, want).await?, penalty)?;
+        self.app.observe(served, &rewards);
+        Ok((served.name.clone(), rewards))
+    }
+}
+
+impl Plain {
+    fn new(reward: &Reward, plain: PlainScore, activated: bool) -> Self {
+        let Reward { mean, variance, std, score, novelty, tokens, truncated, .. } = *reward;
+        let raw = match plain {
+            PlainScore::Mean => mean,
+            PlainScore::Conservative => score,
+        };
+        let reward = Posterior { mean, variance, std, score, novelty, truncated };
+        Self { score: if activated { sigmoid(raw) } else { raw }, tokens, reward }
+    }
+}
+
+impl Answer {
+    /// Sends a body that says what is in here.
+    pub fn reply(&self, body: impl Serialize) -> Response {
+        let cost = Cost { items: self.scores.len(), tokens: self.tokens };
+        (Extension(cost), Json(body)).into_response()
+    }
+
+    /// Something of every score, with its place.
+    pub fn each<T>(&self, of: impl Fn(usize, &Plain) -> T) -> Vec<T> {
+        self.scores.iter().enumerate().map(|(index, score)| of(index, score)).collect()
+    }
+
+    /// Places by falling score, the first of equals first.
+    pub fn ranked(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.scores.len()).collect();
+        order.sort_by(|a, b| self.scores[*b].score.total_cmp(&self.scores[*a].score));
+        order
+    }
+}

@@ -1,0 +1,284 @@
+//! `POST /v1/rewards/stream`: many items, each reward on a line of its own as soon as it is there.
+//!
+//! Items go to the queue in windows, one after the other, so that a long list takes no more room there than a short one, and
+//! only as fast as the client reads. What is wrong with an item is the answer on its line; the others are scored. The last line
+//! says that there are no more.
+
+use std::{
+    convert::Infallible,
+    iter::Enumerate,
+    time::{Duration, Instant},
+    vec::IntoIter,
+};
+
+use axum::{
+    Extension,
+    body::{Body, Bytes},
+    extract::State,
+    http::header::CONTENT_TYPE,
+    response::{IntoResponse, Response},
+};
+use futures_util::stream;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    error::{ApiError, ErrorBody, ErrorDetail},
+    json::{StrictJson, strict},
+    layers::Deadline,
+    object::Object,
+    penalty::{PenaltyRequest, Plan},
+    reward::{Reward, TokenUsage},
+    rewards::placed,
+};
+use crate::{
+    Error, Result,
+    engine::{Job, Seen, registry::Served},
+    item::{Id, Item, Place, Placed},
+    score::Estimate,
+    text::Truncation,
+};
+
+/// Items that are in the queue at once.
+const WINDOW: usize = 64;
+
+/// How long a window waits before it asks a full queue again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Items to score, as in `/v1/rewards`, but more of them.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StreamRequest {
+    /// A name that `/v1/models` lists; the first of them by default.
+    pub model: Option<String>,
+    /// What is to be scored.
+    #[serde(default)]
+    #[schema(required, min_items = 1, value_type = Vec<Item>)]
+    pub items: Vec<Value>,
+    /// What uncertainty costs; one standard deviation by default.
+    #[schema(value_type = Option<PenaltyRequest>)]
+    pub penalty: Option<Object<PenaltyRequest>>,
+    /// Whether to compute variances; by default where the model has a posterior and the penalty is not `none`.
+    pub variance: Option<bool>,
+    /// What is cut from items that are too long; by default they are an error.
+    pub truncation: Option<Truncation>,
+}
+
+/// One line of the answer.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Line {
+    /// An item's reward.
+    Reward(Reward),
+    /// What is wrong with it.
+    Refused(Refused),
+    /// The last line.
+    End(End),
+}
+
+/// An item that was not scored.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Refused {
+    /// The item's place, counted from 0.
+    pub index: usize,
+    /// The item's own `id`, as far as it could be read.
+    #[schema(required)]
+    pub id: Option<Id>,
+    /// Why not.
+    pub error: ErrorDetail,
+}
+
+/// That all items have been answered.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct End {
+    /// Always `end`.
+    #[schema(pattern = "^end$")]
+    pub object: &'static str,
+    /// The model that scored.
+    pub model: String,
+    /// Items that were scored.
+    pub scored: usize,
+    /// Items that were not.
+    pub refused: usize,
+    /// What it cost.
+    pub usage: TokenUsage,
+}
+
+/// Score many items, a line each
+///
+/// The answer has a line of JSON for each item in their order, a reward or an error, and a last one with `"object": "end"`.
+#[utoipa::path(
+    post,
+    path = "/v1/rewards/stream",
+    tag = "scoring",
+    request_body = StreamRequest,
+    responses(
+        (status = OK, body = Line, content_type = "application/x-ndjson"),
+        (status = BAD_REQUEST, body = ErrorBody, description = "not JSON"),
+        (status = NOT_FOUND, body = ErrorBody, description = "unknown model"),
+        (status = PAYLOAD_TOO_LARGE, body = ErrorBody, description = "body too large, or too many items"),
+        (status = UNSUPPORTED_MEDIA_TYPE, body = ErrorBody, description = "not `application/json`"),
+        (status = UNPROCESSABLE_ENTITY, body = ErrorBody, description = "a field is invalid; `param` names it"),
+        (status = INTERNAL_SERVER_ERROR, body = ErrorBody, description = "scoring failed"),
+        (status = SERVICE_UNAVAILABLE, body = ErrorBody, description = "overloaded or not ready",
+            headers(("retry-after" = u32, description = "seconds to wait"))),
+        (status = GATEWAY_TIMEOUT, body = ErrorBody, description = "the first items' time ran out"),
+    )
+)]
+pub async fn stream(
+    State(app): State<App>,
+    Extension(Deadline(deadline)): Extension<Deadline>,
+    StrictJson(request): StrictJson<StreamRequest>,
+) -> Result<Response, ApiError> {
+    let mut windows = Windows::new(app, request)?;
+    // What turns the first items away turns the request away: later there is no status to say it with.
+    let first = windows.lines(deadline, Patience::None).await?;
+    let rest = stream::unfold((Some(first), windows), async |(first, mut windows)| {
+        let lines = match first {
+            Some(lines) => lines,
+            None => windows.next().await?,
+        };
+        Some((Ok::<_, Infallible>(lines), (None, windows)))
+    });
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(rest)).into_response())
+}
+
+/// The items that are left, and what has come of the others.
+struct Windows {
+    app: App,
+    model: usize,
+    served: Served,
+    plan: Plan,
+    truncation: Option<Truncation>,
+    items: Enumerate<IntoIter<Value>>,
+    end: End,
+    ended: bool,
+}
+
+/// Whether a full queue is asked again.
+#[derive(PartialEq, Eq)]
+enum Patience {
+    None,
+    UntilTheDeadline,
+}
+
+impl Windows {
+    fn new(app: App, request: StreamRequest) -> Result<Self, ApiError> {
+        let (model, served) = app.engine().registry().find(request.model.as_deref())?;
+        let limit = app.config().max_stream_items;
+        match request.items.len() {
+            0 => return Err(Error::field("items", "missing or empty").into()),
+            items if items > limit => return Err(ApiError::too_many("items", items, limit)),
+            _ => {}
+        }
+        let plan = Plan::new(request.penalty, request.variance, served)?.alone()?;
+        let usage = TokenUsage { tokens: 0 };
+        let end = End { object: "end", model: served.name.clone(), scored: 0, refused: 0, usage };
+        let (items, served) = (request.items.into_iter().enumerate(), served.clone());
+        Ok(Self { model, served, plan, truncation: request.truncation, items, end, ended: false, app })
+    }
+
+    /// The lines of the next window, the last line, or nothing any more.
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.items.len() == 0 {
+            let ended = std::mem::replace(&mut self.ended, true);
+            return (!ended).then(|| written([Line::End(self.end.clone())]));
+        }
+        let deadline = Instant::now() + self.app.config().timeout;
+        let lines = self.lines(deadline, Patience::UntilTheDeadline).await;
+        // Only the first window is turned away as a whole.
+        Some(lines.unwrap_or_default())
+    }
+}
+
+impl Windows {
+    /// Scores the next window, and writes a line for each of its items.
+    async fn lines(&mut self, deadline: Instant, patience: Patience) -> Result<Bytes, ApiError> {
+        let window: Vec<Parsed> = self.items.by_ref().take(WINDOW).map(Parsed::new).collect();
+        let good: Vec<Placed> = window.iter().flat_map(|parsed| parsed.input.clone()).collect();
+        let scored = match (self.scored(good, deadline, &patience).await, patience) {
+            (Err(error), Patience::None) => return Err(error.into()),
+            (scored, _) => scored.map_err(ApiError::from),
+        };
+        let mut scored = scored.map(Vec::into_iter);
+        let mut next = || match &mut scored {
+            Ok(scored) => {
+                scored.next().map_or_else(|| Err(ApiError::internal()), |one| one.map_err(ApiError::from))
+            }
+            Err(error) => Err(error.clone()),
+        };
+        let mut lines = Vec::with_capacity(window.len());
+        for Parsed { index, id, input } in window {
+            let seen = input.and_then(|_| next());
+            lines.push(self.line(index, id, seen));
+        }
+        Ok(written(lines))
+    }
+
+    async fn scored(
+        &self,
+        inputs: Vec<Placed>,
+        deadline: Instant,
+        patience: &Patience,
+    ) -> Result<Vec<Result<Seen<Estimate>>>> {
+        let (model, truncation) = (self.model, self.truncation);
+        loop {
+            let job = Job { model, inputs: inputs.clone(), max_length: None, truncation, deadline };
+            match self.app.engine().score_each(job, self.plan.want).await {
+                Err(Error::Overloaded)
+                    if *patience == Patience::UntilTheDeadline && Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                scored => return scored,
+            }
+        }
+    }
+
+    /// Rates an item, or says why not, and counts it.
+    fn line(&mut self, index: usize, id: Option<Id>, seen: Result<Seen<Estimate>, ApiError>) -> Line {
+        let Self { app, served, plan, end, .. } = self;
+        match seen.and_then(|seen| Ok(app.rate(served, index, seen, plan.penalty)?)) {
+            Ok(reward) => {
+                app.observe(served, std::slice::from_ref(&reward));
+                end.scored += 1;
+                end.usage.tokens += reward.tokens;
+                Line::Reward(Reward { id, ..reward })
+            }
+            Err(error) => {
+                end.refused += 1;
+                Line::Refused(Refused { index, id, error: error.detail() })
+            }
+        }
+    }
+}
+
+/// An item as far as it was understood.
+struct Parsed {
+    index: usize,
+    id: Option<Id>,
+    input: Result<Placed, ApiError>,
+}
+
+impl Parsed {
+    fn new((index, value): (usize, Value)) -> Self {
+        let id = value.get("id").and_then(|id| Id::deserialize(id).ok());
+        let item = strict::<Item<Id>, _>(value, &Place::Item(index).to_string());
+        let input = item.and_then(|item| Ok(placed(index, item)?.1));
+        Self { index, id, input }
+    }
+}
+
+/// Lines of JSON.
+fn written(lines: impl IntoIterator<Item = Line>) -> Bytes {
+    let mut text = Vec::new();
+    for line in lines {
+        // Numbers are finite and keys are strings, so that it can always be written.
+        if serde_json::to_writer(&mut text, &line).is_ok() {
+            text.push(b'\n');
+        }
+    }
+    text.into()
+}
