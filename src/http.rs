@@ -35,6 +35,7 @@ mod listener;
 mod models;
 mod object;
 mod ops;
+mod page;
 mod rewards;
 
 use listener::{Bounded, Turns};
@@ -157,6 +158,7 @@ pub fn router(app: App) -> Router {
         .layer(DefaultBodyLimit::max(app.config().body_limit));
     Router::from(table())
         .merge(docs.layer(map_response(own_origin_only)))
+        .merge(page::router())
         .fallback(layers::no_route)
         .method_not_allowed_fallback(layers::no_method)
         .layer(layers)

@@ -5,4 +5,5 @@ mod helpers;
 mod load;
 mod novelty;
 mod ops;
+mod page;
 mod rewards;
