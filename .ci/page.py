@@ -25,7 +25,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 PROMPT = "How do I boil an egg?"
 ANSWERS = ["Boil it for eight minutes, then peel it.", "egg wuth nad plo fthm qzrk vv"]
 REWARDS, COMPARE, MODELS = "**/v1/rewards", "**/v1/compare", "**/v1/models"
-WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 320, "height": 800}
+WIDE, NARROW = {"width": 1280, "height": 1000}, {"width": 320, "height": 800}
 expect.set_options(timeout=60_000)
 
 

@@ -60,7 +60,7 @@ function drawnRow(picture, { name, text, mean, std, score }, index, { at }, name
     picture,
     "g",
     { class: index === 0 ? "best" : null },
-    drawn(picture, "text", { class: "name", x: 2, y: y + 4 }, letters, drawn(picture, "tspan", { x: LETTER }, words)),
+    drawn(picture, "text", { x: 2, y: y + 4 }, letters, drawn(picture, "tspan", { x: LETTER }, words)),
     std === null ? null : errorBar(picture, at(mean - std), at(mean + std), y),
     drawn(picture, "circle", { class: "mean", cx: at(mean), cy: y, r: 4.5 }),
     drawn(picture, "path", { class: "score", d: diamond(at(score), y, 5.5) }),

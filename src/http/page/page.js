@@ -1,9 +1,9 @@
 // The page: what is typed is scored after a pause, and shown unless something newer has been typed.
 
 import { draw } from "./chart.js";
-import { Form } from "./form.js";
+import { Form, WrongField } from "./form.js";
 import { Preferences } from "./preferences.js";
-import { Server, curl } from "./server.js";
+import { Refused, Server, curl } from "./server.js";
 import { showMatrix, showRanking, showTimings } from "./tables.js";
 import { element, plural } from "./text.js";
 
@@ -11,11 +11,11 @@ import { element, plural } from "./text.js";
 const PAUSE = 500;
 
 const EXAMPLE = {
-  prompt: "How do I boil an egg?",
+  prompt: "Why is the sky blue?",
   answers: [
-    "Put it in boiling water for eight minutes, then cool it under cold water and peel it.",
-    "It depends.",
-    "egg wuth nad plo fthm qzrk vv",
+    "Air scatters short waves of light more than long ones, so blue light reaches us from everywhere.",
+    "The sky is blue because it reflects the ocean.",
+    "Wow, what a wonderful, wonderful question! The sky is blue, blue, blue, and that is wonderful!",
   ],
 };
 
@@ -114,12 +114,12 @@ function empty() {
 
 /** Says what went wrong, at its field where it has one, and tries again where that helps. */
 function failed(error, candidates) {
+  if (!(error instanceof Refused || error instanceof WrongField)) throw error;
   say($("shown").hidden ? "Not scored." : "Not scored; what is shown is older.");
   $("shown").classList.add("old");
   if (form.blame(error, candidates)) return;
-  const again = error.status === 503 ? (error.retryAfter ?? 1) : null;
-  const unreachable = error instanceof TypeError ? "the server does not answer" : error.message;
-  $("problem").textContent = again === null ? unreachable : `${unreachable}; trying again in ${again} s`;
+  const again = error.retryAfter ?? null;
+  $("problem").textContent = again === null ? error.message : `${error.message}; trying again in ${again} s`;
   if (again !== null) after(1000 * again, score);
 }
 

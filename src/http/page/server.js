@@ -1,8 +1,8 @@
 // What is asked of the server, how long it took, and the same as a command.
 
-/** A reply that is no success; `param` is the path of the field at fault, or null. */
+/** A reply that is no success, or none at all; `param` is the path of the field at fault, or null. */
 export class Refused extends Error {
-  constructor(status, error, retryAfter) {
+  constructor(status, error, retryAfter = null) {
     super(error?.message ?? `the server answered ${status}`);
     this.status = status;
     this.param = error?.param ?? null;
@@ -38,7 +38,10 @@ export class Server {
   }
 
   async #json(path, options, answered = () => {}) {
-    const response = await fetch(path, options);
+    const response = await fetch(path, options).catch((error) => {
+      // Whoever cancels knows of it.
+      throw error.name === "AbortError" ? error : new Refused(null, { message: "the server does not answer" });
+    });
     answered(response.status);
     if (response.ok) return response.json();
     const body = await response.json().catch(() => null);

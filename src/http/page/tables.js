@@ -26,7 +26,7 @@ export function showRanking(body, ranked) {
 
 /** The start of a candidate, where there is room. */
 function words(text) {
-  return element("span", { class: "words" }, snippet(text, 64));
+  return element("span", { class: "words" }, snippet(text, 48));
 }
 
 function noveltyCell(novelty) {
