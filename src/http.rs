@@ -41,6 +41,7 @@ mod listener;
 mod models;
 mod object;
 mod ops;
+mod page;
 mod penalty;
 mod pool;
 mod query;
@@ -223,7 +224,7 @@ fn service() -> Router<App> {
             .url("/openapi.json", openapi())
             .config(utoipa_swagger_ui::Config::from("/openapi.json").validator_url("none")),
     );
-    Router::from(table()).merge(docs.layer(map_response(own_origin_only)))
+    Router::from(table()).merge(docs.layer(map_response(own_origin_only))).merge(page::router())
 }
 
 /// Puts all layers around routes.

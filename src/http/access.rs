@@ -4,12 +4,18 @@
 //! is opened here. Without keys the service is open, but for what only an administrator may do. Keys are never logged; their names
 //! are, in the request's span and in the audit log, which is the tracing target `rewarden::audit`.
 
+use std::borrow::Cow;
+
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderValue, header::AUTHORIZATION},
+    http::{
+        HeaderMap, HeaderValue, StatusCode,
+        header::{ACCEPT, AUTHORIZATION, WWW_AUTHENTICATE},
+    },
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use tracing::{Span, info};
 
@@ -30,6 +36,10 @@ const ADMIN: [&str; 4] =
 
 /// Headers that may hold a key as it is.
 const KEY_HEADERS: [&str; 2] = ["x-api-key", "api-key"];
+
+/// Makes a browser ask for the key, as a password.
+const BASIC: HeaderValue =
+    HeaderValue::from_static("Basic realm=\"the key as the password\", charset=\"UTF-8\"");
 
 /// What a key is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -73,10 +83,14 @@ pub async fn guard(State(app): State<App>, request: Request, next: Next) -> Resp
     Span::current().record("key", caller.name());
     let mut action = (role == Some(Role::Admin))
         .then(|| Action::new(caller.name(), format!("{} {path}", request.method())));
-    let response = match permit(role, caller, keys) {
+    let browser = opened_by_hand(request.headers());
+    let mut response = match permit(role, caller, keys) {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     };
+    if browser && response.status() == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(WWW_AUTHENTICATE, BASIC);
+    }
     if let Some(action) = &mut action {
         action.status = response.status().as_u16();
     }
@@ -111,7 +125,7 @@ impl<'a> Caller<'a> {
         if shown.peek().is_none() {
             return Self::Nobody;
         }
-        shown.find_map(|secret| keys.find(secret)).map_or(Self::Stranger, Self::Known)
+        shown.find_map(|secret| keys.find(&secret)).map_or(Self::Stranger, Self::Known)
     }
 
     fn name(self) -> Option<&'a str> {
@@ -123,16 +137,35 @@ impl<'a> Caller<'a> {
 }
 
 /// All keys that a request shows; a proxy may have put its own `authorization` beside the key.
-fn shown(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    let bearer = headers.get_all(AUTHORIZATION).iter().filter_map(|value| bearer(value.as_bytes()));
+fn shown(headers: &HeaderMap) -> impl Iterator<Item = Cow<'_, [u8]>> {
+    let authorization = headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
+    let authorization =
+        authorization.filter_map(|value| bearer(value).map(Cow::Borrowed).or_else(|| basic(value)));
     let plain = KEY_HEADERS.iter().flat_map(|name| headers.get_all(*name)).map(HeaderValue::as_bytes);
-    bearer.chain(plain).filter(|secret| !secret.is_empty())
+    authorization.chain(plain.map(Cow::Borrowed)).filter(|secret| !secret.is_empty())
 }
 
 /// What stands behind the word `Bearer`.
 fn bearer(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, rest) = value.split_at_checked("Bearer ".len())?;
-    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| rest.trim_ascii())
+    after(value, "Bearer ")
+}
+
+/// The password behind the word `Basic`, as a browser asks for it and sends it.
+fn basic(value: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let decoded = STANDARD.decode(after(value, "Basic ")?).ok()?;
+    let colon = decoded.iter().position(|byte| *byte == b':')?;
+    Some(Cow::Owned(decoded[colon + 1..].to_vec()))
+}
+
+fn after<'a>(value: &'a [u8], scheme: &str) -> Option<&'a [u8]> {
+    let (word, rest) = value.split_at_checked(scheme.len())?;
+    word.eq_ignore_ascii_case(scheme.as_bytes()).then(|| rest.trim_ascii())
+}
+
+/// Whether someone looks at a page, and can be asked for a key.
+fn opened_by_hand(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+    accepted.is_some_and(|accepted| accepted.contains("text/html"))
 }
 
 /// An administrator's action, or an attempt; what drops it, its end or the caller's leave, writes it to the audit log.
@@ -180,11 +213,13 @@ mod tests {
 
     #[test]
     fn keys_are_found_in_every_header_that_clients_send() {
-        let table: [(&[(&'static str, &'static str)], &[&str]); 8] = [
+        let table: [(&[(&'static str, &'static str)], &[&str]); 10] = [
             (&[], &[]),
             (&[("authorization", "Bearer one")], &["one"]),
             (&[("authorization", "bearer  one ")], &["one"]),
             (&[("authorization", "Basic b25l")], &[]),
+            (&[("authorization", "Basic bWU6b25l")], &["one"]),
+            (&[("authorization", "Basic ?")], &[]),
             (&[("authorization", "Bearer")], &[]),
             (&[("authorization", "Bearer "), ("x-api-key", "")], &[]),
             (&[("authorization", "Basic b25l"), ("api-key", "one")], &["one"]),
@@ -197,7 +232,7 @@ mod tests {
             let pairs =
                 headers.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)));
             let headers: HeaderMap = pairs.collect();
-            let want: Vec<&[u8]> = want.iter().map(|secret| secret.as_bytes()).collect();
+            let want: Vec<Cow<[u8]>> = want.iter().map(|secret| secret.as_bytes().into()).collect();
             assert_eq!(shown(&headers).collect::<Vec<_>>(), want, "{headers:?}");
         }
     }

@@ -10,6 +10,7 @@ mod idempotency;
 mod load;
 mod novelty;
 mod ops;
+mod page;
 mod rewards;
 mod stream;
 mod tls;

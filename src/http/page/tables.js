@@ -1,0 +1,84 @@
+// What is shown as tables: the ranking, the preferences, the requests.
+
+import { element, number, snippet } from "./text.js";
+
+/** From here on a candidate is marked. */
+const UNUSUAL = 0.95;
+
+/** Fills the body of the ranking's table. */
+export function showRanking(body, ranked) {
+  body.replaceChildren(
+    ...ranked.map(({ name, text, mean, std, score, novelty, tokens, truncated }, rank) =>
+      element(
+        "tr",
+        {},
+        cell(rank + 1),
+        element("th", { scope: "row" }, element("b", {}, name), " ", words(text)),
+        cell(number(score)),
+        cell(number(mean)),
+        cell(number(std)),
+        noveltyCell(novelty),
+        cell(truncated ? `${tokens}, cut` : tokens),
+      ),
+    ),
+  );
+}
+
+/** The start of a candidate, where there is room. */
+function words(text) {
+  return element("span", { class: "words" }, snippet(text, 48));
+}
+
+function noveltyCell(novelty) {
+  const unusual = novelty !== null && novelty >= UNUSUAL;
+  const mark = unusual ? element("span", { class: "novel" }, "unusual") : null;
+  return element("td", { class: "number" }, mark, " ", number(novelty));
+}
+
+/** Fills the matrix of `probability`, in the order of the ranking. */
+export function showMatrix(table, ranked, probability) {
+  const heading = ({ name }) => element("th", { scope: "col" }, name);
+  const [head, body] = [table.tHead, table.tBodies[0]];
+  head.replaceChildren(element("tr", {}, element("td"), ...ranked.map(heading)));
+  body.replaceChildren(
+    ...ranked.map(({ name, index: row }) =>
+      element(
+        "tr",
+        {},
+        element("th", { scope: "row" }, name),
+        ...ranked.map(({ index: column }) => preference(row, column, probability)),
+      ),
+    ),
+  );
+}
+
+function preference(row, column, probability) {
+  if (row === column) return element("td", { class: "self" }, "–");
+  const share = probability[row][column];
+  const shown = element("td", { class: share < 0.5 ? "less" : "more" }, String(Math.round(100 * share)));
+  shown.style.setProperty("--strength", `${Math.round(Math.abs(share - 0.5) * 120)}%`);
+  return shown;
+}
+
+/** Fills the table of requests with the latest. */
+export function showTimings(body, timings) {
+  body.replaceChildren(
+    ...timings.slice(0, 10).map(({ at, path, status, candidates, tokens, milliseconds }) =>
+      element(
+        "tr",
+        {},
+        element("td", {}, at.toLocaleTimeString([], { hour12: false })),
+        element("td", {}, element("code", {}, path)),
+        cell(status),
+        cell(candidates),
+        cell(tokens ?? "–"),
+        cell(Math.round(milliseconds)),
+        cell(tokens === null ? "–" : Math.round((1000 * tokens) / milliseconds)),
+      ),
+    ),
+  );
+}
+
+function cell(value) {
+  return element("td", { class: "number" }, String(value));
+}
