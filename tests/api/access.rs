@@ -148,6 +148,20 @@ async fn a_key_is_shown_in_any_of_three_headers() {
     assert_eq!(ask(&[("x-api-key", &format!("sha256:{digest}"))]).await, 401);
 }
 
+/// The page is static, but a route like others; a browser is asked for the key, a script is not.
+#[tokio::test]
+async fn a_browser_is_asked_for_the_key_as_a_password() {
+    let service = guarded().await;
+    let get = |accept: &str| call(&service, "get", "/", None).header("accept", accept);
+    let challenge = |response: Response| response.headers()["www-authenticate"].to_str().unwrap().to_owned();
+    let page = get("text/html,*/*;q=0.8").send().await.unwrap();
+    assert_eq!(page.status(), 401);
+    assert!(challenge(page).starts_with("Basic realm="));
+    assert!(challenge(get("*/*").send().await.unwrap()).starts_with("Bearer"));
+    assert_eq!(status(get("text/html").basic_auth("me", Some("score-key"))).await, 200);
+    assert_eq!(status(get("text/html").basic_auth("me", Some("other"))).await, 401);
+}
+
 #[tokio::test]
 async fn a_request_is_refused_before_it_is_read() {
     let service = guarded().await;
