@@ -136,7 +136,6 @@ class Study:
             names.append(name)
         return names
 
-
     def best_of_n(self, name, proxies, *flags):
         if not os.path.exists(self.at(name + ".json")):
             adapters = [flag for proxy in proxies for flag in ("--adapter", self.at(proxy))]
@@ -187,6 +186,7 @@ def arguments(description):
 def main():
     parser = arguments(__doc__)
     parser.add_argument("--shift-seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--shift-answers", type=int, default=128, help="answers of each pool that they choose from")
     parser.add_argument("--pairs", type=int, default=1000, help="training pairs of a proxy")
     parser.add_argument("--labelled", type=int, default=1600, help="pairs that the gold labels")
     parser.add_argument("--until", choices=["proxies", "fits", "best-of-n", "end"], default="end")
@@ -208,7 +208,7 @@ def main():
     shifted = study.proxies("shift", [REFUSALS], study.args.shift_seeds)
     for name in shifted:
         study.fit(name, study.at(name + ".jsonl"), "--max-length", "384")
-    study.best_of_n("shift", shifted)
+    study.best_of_n("shift", shifted, "--answers", str(study.args.shift_answers))
 
 
 if __name__ == "__main__":
