@@ -104,7 +104,8 @@ class Study:
     def relabelled(self, seed, pairs, sources):
         draw = random.Random(seed)
         kept = [p for p in pairs if not sources or p[0]["source"] in sources]
-        return [self.flipped(draw, *p) for p in draw.sample(kept, min(self.args.pairs, len(kept)))]
+        count = self.args.shift_pairs if sources else self.args.pairs
+        return [self.flipped(draw, *p) for p in draw.sample(kept, min(count, len(kept)))]
 
     def held_out(self):
         """Short test pairs under the same labels, for the posteriors of benches/posteriors.py: `held-out.jsonl`."""
@@ -186,6 +187,7 @@ def arguments(description):
 def main():
     parser = arguments(__doc__)
     parser.add_argument("--shift-seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--shift-pairs", type=int, default=1000, help="their training pairs")
     parser.add_argument("--shift-answers", type=int, default=128, help="answers of each pool that they choose from")
     parser.add_argument("--pairs", type=int, default=1000, help="training pairs of a proxy")
     parser.add_argument("--labelled", type=int, default=1600, help="pairs that the gold labels")
