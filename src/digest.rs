@@ -8,8 +8,8 @@ pub fn hex(bytes: impl AsRef<[u8]>) -> String {
 /// Reads 64 hexadecimal digits, upper or lower case.
 pub fn unhex(text: &str) -> Option<[u8; 32]> {
     let digits = text.bytes().map(|digit| char::from(digit).to_digit(16)).collect::<Option<Vec<u32>>>()?;
-    let bytes =
-        digits.chunks(2).map(|pair| u8::try_from(pair.iter().fold(0, |sum, digit| 16 * sum + digit)).ok());
+    let (pairs, []) = digits.as_chunks() else { return None };
+    let bytes = pairs.iter().map(|[high, low]| u8::try_from(16 * high + low).ok());
     bytes.collect::<Option<Vec<u8>>>()?.try_into().ok()
 }
 

@@ -47,7 +47,7 @@ pub struct AccessArgs {
     /// other users
     #[arg(long, value_name = "KEY", env = "REWARDEN_API_KEY", hide_env_values = true)]
     api_key: Option<Secret>,
-    /// Origin whose pages may call the service from browsers, such as https://example.com, or * for every one; repeatable
+    /// Origin whose pages may call the service from browsers, such as `https://example.com`, or `*` for every one; repeatable
     /// [default: none]
     #[arg(long, value_name = "ORIGIN", env = "REWARDEN_CORS_ORIGIN", value_delimiter = ',')]
     cors_origin: Vec<Origin>,
