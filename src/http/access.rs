@@ -213,7 +213,8 @@ mod tests {
 
     #[test]
     fn keys_are_found_in_every_header_that_clients_send() {
-        let table: [(&[(&'static str, &'static str)], &[&str]); 10] = [
+        type Headers = &'static [(&'static str, &'static str)];
+        let table: [(Headers, &[&str]); 10] = [
             (&[], &[]),
             (&[("authorization", "Bearer one")], &["one"]),
             (&[("authorization", "bearer  one ")], &["one"]),

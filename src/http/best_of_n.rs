@@ -289,7 +289,7 @@ impl Settled {
                 known.then(|| estimate.rated(penalty).map(|rated| rated.score)).transpose()
             };
             let scores = selected.known.iter().map(score).collect::<Result<Vec<_>>>()?;
-            let ranking = ranking(&selected.known, scores, &seen);
+            let ranking = ranking(&selected.known, &scores, &seen);
             Ok(Choice::new(selected.index, ranking, selected.work.complete))
         };
         selected.into_iter().map(choice).collect()
@@ -309,7 +309,8 @@ impl Settled {
         let joint = Joint::new(embeddings)?;
         let (estimates, scores) = (joint.estimates(), self.scores(&joint)?);
         let best = first_of_highest(&scores);
-        let mut ranking = ranking(&estimates, scores.into_iter().map(Some).collect(), &seen);
+        let scores: Vec<Option<f64>> = scores.into_iter().map(Some).collect();
+        let mut ranking = ranking(&estimates, &scores, &seen);
         let computed = if self.has_posterior { estimates.len() } else { 0 };
         let thompson = self.seed.map(|seed| Thompson { index: joint.thompson(seed, pool), seed });
         let all = self.report == Report::All && self.has_posterior;
@@ -357,22 +358,21 @@ impl Ranked {
 }
 
 /// Candidates by falling score, of equals the lowest index first; after them, by falling mean, those without one.
-fn ranking(estimates: &[Estimate], scores: Vec<Option<f64>>, seen: &[Seen<()>]) -> Vec<Ranked> {
-    let ranked =
-        |(index, ((estimate, score), seen)): (usize, ((&Estimate, Option<f64>), &Seen<()>))| Ranked {
-            index,
-            mean: estimate.mean,
-            variance: estimate.variance,
-            std: estimate.variance.map(f64::sqrt),
-            score,
-            novelty: None,
-            novel: None,
-            probability_best: None,
-            expected_regret: None,
-            tokens: seen.tokens,
-            truncated: seen.truncated,
-        };
-    let mut ranking: Vec<Ranked> = estimates.iter().zip(scores).zip(seen).enumerate().map(ranked).collect();
+fn ranking(estimates: &[Estimate], scores: &[Option<f64>], seen: &[Seen<()>]) -> Vec<Ranked> {
+    let ranked = |index: usize| Ranked {
+        index,
+        mean: estimates[index].mean,
+        variance: estimates[index].variance,
+        std: estimates[index].variance.map(f64::sqrt),
+        score: scores[index],
+        novelty: None,
+        novel: None,
+        probability_best: None,
+        expected_regret: None,
+        tokens: seen[index].tokens,
+        truncated: seen[index].truncated,
+    };
+    let mut ranking: Vec<Ranked> = (0..estimates.len()).map(ranked).collect();
     let key = |ranked: &Ranked| (ranked.score.unwrap_or(f64::NEG_INFINITY), ranked.mean);
     ranking.sort_by(|a, b| match (a.score, b.score) {
         (Some(a), Some(b)) => b.total_cmp(&a),

@@ -116,12 +116,16 @@ impl Tokenizer {
     /// Returns the tokens of `text` as the vocabulary has them.
     pub fn tokens(&self, text: &str, surround: Surround) -> Result<Vec<Token>> {
         let encoding = self.inner.encode(text, surround == Surround::SpecialTokens).map_err(untokenised)?;
-        let places = encoding.get_offsets().iter().zip(encoding.get_special_tokens_mask());
-        let tokens = encoding.get_ids().iter().zip(encoding.get_tokens()).zip(places);
-        let token = |((id, text), ((start, end), special)): ((&u32, &String), (&(usize, usize), &u32))| {
-            Token { id: *id, text: text.clone(), special: *special == 1, bytes: *start..*end }
+        let token = |i: usize| {
+            let (start, end) = encoding.get_offsets()[i];
+            Token {
+                id: encoding.get_ids()[i],
+                text: encoding.get_tokens()[i].clone(),
+                special: encoding.get_special_tokens_mask()[i] == 1,
+                bytes: start..end,
+            }
         };
-        Ok(tokens.map(token).collect())
+        Ok((0..encoding.len()).map(token).collect())
     }
 
     /// Returns the text of token ids.

@@ -60,7 +60,7 @@ pub struct InfinityUsage {
 
 /// `/classify` of this dialect.
 pub async fn classify(asker: &Asker, request: ClassifyRequest) -> Result<Response, ApiError> {
-    let (inputs, _) = Texts::Texts(request.input).inputs("input", false)?;
+    let (inputs, _) = Texts::Several(request.input).inputs("input", false)?;
     let activation = request.raw_scores.map(|raw| !raw);
     let question = Question { model: specified(request.model), inputs, activation, ..Question::default() };
     let answer = asker.answer("input", question).await?;

@@ -141,7 +141,7 @@ impl Asked {
         let pair = |(at, (prompt, response))| Place::element("text", at).of(Input::Pair { prompt, response });
         match self {
             Self::One(text) => Texts::Text(text).inputs("text", false),
-            Self::Several(texts) => Texts::Texts(texts).inputs("text", false),
+            Self::Several(texts) => Texts::Several(texts).inputs("text", false),
             Self::Pairs(pairs) => Ok((pairs.into_iter().enumerate().map(pair).collect(), false)),
         }
     }

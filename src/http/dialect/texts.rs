@@ -14,7 +14,7 @@ use crate::{
 #[serde(untagged, expecting = "expected a text, token ids, or a list of either")]
 pub enum Texts {
     Text(String),
-    Texts(Vec<String>),
+    Several(Vec<String>),
     Ids(Vec<u32>),
     IdLists(Vec<Vec<u32>>),
 }
@@ -32,7 +32,7 @@ impl Texts {
         match self {
             Self::Text(text) => (vec![Text::Text(text)], true),
             Self::Ids(ids) => (vec![Text::Ids(ids)], true),
-            Self::Texts(texts) => (texts.into_iter().map(Text::Text).collect(), false),
+            Self::Several(texts) => (texts.into_iter().map(Text::Text).collect(), false),
             Self::IdLists(lists) => (lists.into_iter().map(Text::Ids).collect(), false),
         }
     }
@@ -80,8 +80,8 @@ mod tests {
         let read = |json: &str| serde_json::from_str::<Texts>(json);
         let table = [
             ("\"a\"", Texts::Text("a".into())),
-            (r#"["a","b"]"#, Texts::Texts(vec!["a".into(), "b".into()])),
-            ("[]", Texts::Texts(Vec::new())),
+            (r#"["a","b"]"#, Texts::Several(vec!["a".into(), "b".into()])),
+            ("[]", Texts::Several(Vec::new())),
             ("[1,2]", Texts::Ids(vec![1, 2])),
             ("[[1],[2,3]]", Texts::IdLists(vec![vec![1], vec![2, 3]])),
         ];

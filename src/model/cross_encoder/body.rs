@@ -9,9 +9,9 @@ use serde_json::Value;
 /// A family, by its configuration.
 #[derive(Debug, Clone)]
 pub enum Family {
-    Bert(bert::Config),
+    Bert(Box<bert::Config>),
     /// v3 too.
-    Deberta(debertav2::Config),
+    Deberta(Box<debertav2::Config>),
     ModernBert(modernbert::Config, Pooling),
 }
 
@@ -29,9 +29,9 @@ pub enum Pooling {
 /// An encoder with its weights, and what it does with its last hidden states.
 pub enum Body {
     /// tanh(dense(first)).
-    Bert(bert::BertModel, Linear),
+    Bert(Box<bert::BertModel>, Linear),
     /// act(dense(first)).
-    Deberta(debertav2::DebertaV2Model, debertav2::DebertaV2ContextPooler),
+    Deberta(Box<(debertav2::DebertaV2Model, debertav2::DebertaV2ContextPooler)>),
     /// norm(gelu(dense(first or mean))).
     ModernBert(modernbert::ModernBert, Pooling, Linear, LayerNorm),
 }
@@ -48,7 +48,7 @@ impl Family {
     pub fn parse(json: &[u8]) -> std::result::Result<Self, String> {
         let mut config: Value = serde_json::from_slice(json).map_err(|e| e.to_string())?;
         match Self::of(json).as_deref() {
-            Some("bert") => Ok(Self::Bert(read(config)?)),
+            Some("bert") => Ok(Self::Bert(Box::new(read(config)?))),
             Some("deberta-v2") => {
                 if config["conv_kernel_size"].as_u64().is_some_and(|size| size > 0) {
                     return Err("conv_kernel_size: a convolution is not supported".into());
@@ -57,7 +57,7 @@ impl Family {
                 default(&mut config, "pooler_hidden_act", "gelu".into());
                 let size = config["hidden_size"].clone();
                 default(&mut config, "pooler_hidden_size", size);
-                Ok(Self::Deberta(read(config)?))
+                Ok(Self::Deberta(Box::new(read(config)?)))
             }
             Some("modernbert") => {
                 // transformers 5 has the rotary bases in a table, by kind of layer.
@@ -108,11 +108,12 @@ impl Family {
             Self::Bert(config) => {
                 let size = config.hidden_size;
                 let pooler = linear(size, size, weights.pp("bert.pooler.dense"))?;
-                Ok(Body::Bert(bert::BertModel::load(weights.pp("bert"), config)?, pooler))
+                Ok(Body::Bert(Box::new(bert::BertModel::load(weights.pp("bert"), config)?), pooler))
             }
             Self::Deberta(config) => {
                 let pooler = debertav2::DebertaV2ContextPooler::load(weights.clone(), config)?;
-                Ok(Body::Deberta(debertav2::DebertaV2Model::load(weights.pp("deberta"), config)?, pooler))
+                let model = debertav2::DebertaV2Model::load(weights.pp("deberta"), config)?;
+                Ok(Body::Deberta(Box::new((model, pooler))))
             }
             Self::ModernBert(config, pooling) => {
                 let (size, head) = (config.hidden_size, weights.pp("head"));
@@ -130,7 +131,10 @@ impl Body {
     pub fn pooled(&self, ids: &Tensor, types: &Tensor) -> Result<Tensor> {
         match self {
             Self::Bert(model, dense) => dense.forward(&first(&model.forward(ids, types, None)?)?)?.tanh(),
-            Self::Deberta(model, pooler) => pooler.forward(&model.forward(ids, Some(types.clone()), None)?),
+            Self::Deberta(both) => {
+                let (model, pooler) = &**both;
+                pooler.forward(&model.forward(ids, Some(types.clone()), None)?)
+            }
             Self::ModernBert(model, pooling, dense, norm) => {
                 let hidden = model.forward(ids, &Tensor::ones(ids.dims(), DType::F32, ids.device())?)?;
                 let pooled = match pooling {
