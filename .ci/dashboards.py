@@ -21,6 +21,7 @@ import urllib.request
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 DEPLOY = os.path.join(HERE, "..", "deploy")
+CASE = os.path.join(HERE, "..", "tests", "fixtures", "cases", "llama-0")
 RULES = os.path.join(DEPLOY, "prometheus", "rules.yml")
 DASHBOARD = os.path.join(DEPLOY, "grafana", "rewarden.json")
 # What Grafana puts into queries.
@@ -81,9 +82,14 @@ def started(log, *command):
 
 @contextlib.contextmanager
 def service(binary, work):
+    """Serves a tiny model, whose fit has held pairs out: drift and novelty are told against them."""
+    base, pairs, adapter = os.path.join(CASE, "base"), os.path.join(CASE, "pairs.jsonl"), os.path.join(work, "adapter")
+    shutil.copytree(os.path.join(CASE, "adapter"), adapter, ignore=shutil.ignore_patterns("posterior.*"))
+    model = ["--model", base, "--adapter", adapter]
+    subprocess.run([binary, "fit", *model, "--data", pairs, "--held-out", pairs], check=True, capture_output=True)
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    with started(os.path.join(work, "service.log"), binary, "serve", "--port", str(port)):
+    with started(os.path.join(work, "service.log"), binary, "serve", *model, "--port", str(port)):
         until("the service", 120, lambda: "status" in ask(f"{url}/readyz"))
         yield url
 

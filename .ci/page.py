@@ -21,6 +21,9 @@ try:
 except ImportError:
     sys.exit("page.py: pip install playwright axe-playwright-python")
 
+CASE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "fixtures", "cases", "llama-0")
+# Takes no time to load or to score; only the pictures are of the default model.
+TINY = ["--model", os.path.join(CASE, "base"), "--adapter", "tiny=" + os.path.join(CASE, "adapter")]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 PROMPT = "How do I boil an egg?"
 ANSWERS = ["Boil it for eight minutes, then peel it.", "egg wuth nad plo fthm qzrk vv"]
@@ -30,9 +33,9 @@ expect.set_options(timeout=60_000)
 
 
 @contextlib.contextmanager
-def service(binary):
+def service(binary, *model):
     """A server on a free port."""
-    process = subprocess.Popen([binary, "serve", "--port", "0", "--max-length", "1024"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([binary, "serve", *model, "--port", "0"], stderr=subprocess.PIPE, text=True)
     try:
         lines = iter(process.stderr.readline, "")
         url = next(found[0] for line in lines if (found := re.search(r"http://[\d.:]+", line)))
@@ -127,13 +130,16 @@ def shows_what_the_server_says(browser, url):
             name = "AB"[reward["index"]]
             assert row[0] == str(rank) and row[1].startswith(f"{name} {ANSWERS[reward['index']][:20]}"), row
             assert row[2:5] == [number(reward[field]) for field in ("score", "mean", "std")], row
-            assert row[5].endswith(number(reward["novelty"])) and row[6] == str(reward["tokens"]), row
+            assert row[6] == str(reward["tokens"]), row
         chart = visit["#chart"]
         expect(chart).to_have_attribute("role", "img")
         expect(chart).to_have_attribute("aria-label", re.compile("best first: " + ", ".join("AB"[r["index"]] for r in ranked)))
         for mark in ("circle.mean", "path.score", "path.error-bar"):
             expect(chart.locator(mark)).to_have_count(2)
-        expect(visit["#verdict"]).to_contain_text(f"{'AB'[ranked[0]['index']]} leads")
+        best, highest = ("AB"[max(data, key=lambda reward: reward[field])["index"]] for field in ("score", "mean"))
+        verdict = "by the mean." if best == highest else f"By the mean alone it would be {highest},"
+        expect(visit["#verdict"]).to_contain_text(f"{best} leads")
+        expect(visit["#verdict"]).to_contain_text(verdict)
         expect(visit["#requests tbody tr"].last).to_contain_text("/v1/rewards")
         visit.barriers("filled")
 
@@ -215,7 +221,7 @@ def errors_stand_at_their_fields(browser, url):
         visit["#k"].fill("1")
         visit.scored(2)
         expect(visit["#k"]).not_to_have_attribute("aria-invalid", "true")
-        visit["#list textarea"].nth(1).fill("long " * 2000)
+        visit["#list textarea"].nth(1).fill("long " * 600)
         expect(visit["#candidate-1-error"]).to_contain_text("tokens")
         visit["#list textarea"].nth(1).fill("short")
         expect(visit["#candidate-1-error"]).to_be_empty()
@@ -247,7 +253,7 @@ def preferences_are_joint_where_the_server_compares(browser, url):
         cells = visit["#matrix tbody td"].all_inner_texts()
         assert sorted(cells) == ["7", "93", "–", "–"] and cells[1] == ("93" if names[0] == "A" else "7"), cells
         asked = next(request for request in visit.requests if request.url.endswith("/v1/compare"))
-        assert asked.post_data_json == {"model": "default", "prompt": PROMPT, "responses": ANSWERS}
+        assert asked.post_data_json == {"model": "tiny", "prompt": PROMPT, "responses": ANSWERS}
     with Visit(browser, url, routes=[NO_COMPARE]) as visit:
         visit.fill().scored(2)
         expect(visit["#source"]).to_contain_text("This server has no /v1/compare: variances are taken as independent")
@@ -271,6 +277,14 @@ def models_without_variances_have_no_error_bars(browser, url):
         expect(visit["#chart path.error-bar"]).to_have_count(0)
         expect(visit["#source"]).to_contain_text("no variances")
         visit.barriers("without variances")
+
+
+def what_is_unusual_is_marked(browser, url):
+    data = [{"index": i, "mean": 1.0, "variance": 4.0, "std": 2.0, "score": -1.0, "novelty": novelty, "tokens": 3, "truncated": cut}
+            for i, (novelty, cut) in enumerate([(0.2, False), (0.97, True), (None, False)])]
+    with Visit(browser, url, routes=[NO_COMPARE, (REWARDS, replying(200, {"data": data, "usage": {"tokens": 9}}))]) as visit:
+        visit.fill(answers=["x", "y", "z"]).scored(3)
+        assert [row[5:] for row in visit.ranking()] == [["0.20", "3"], ["unusual 0.97", "3, cut"], ["–", "3"]], visit.ranking()
 
 
 def a_key_is_sent_and_nowhere_kept(browser, url):
@@ -321,26 +335,32 @@ def luminance(visit):
     return sum(map(int, re.findall(r"\d+", colour)))
 
 
-def is_light_and_dark_wide_and_narrow(browser, url, pictures):
+def is_light_and_dark_wide_and_narrow(browser, url):
     brightness = {}
-    many = [f"Answer {i}: {'water, ' * (i % 5)}eggs." for i in range(20)]
     for scheme in ("light", "dark"):
         with Visit(browser, url, scheme=scheme, routes=[NO_COMPARE]) as visit:
             visit["#example"].click()
             visit.scored(3).barriers(f"{scheme}, wide")
             brightness[scheme] = luminance(visit)
-            if pictures:
-                visit.page.evaluate("document.activeElement.blur()")
-                visit.page.wait_for_timeout(400)
-                visit.page.screenshot(path=os.path.join(pictures, f"page-{scheme}.png"))
     assert brightness["light"] > 600 > 200 > brightness["dark"], brightness
     with Visit(browser, url, viewport=NARROW, scheme="dark", routes=[NO_COMPARE]) as visit:
         visit["[value=lines]"].check()
         visit["#prompt"].fill(PROMPT)
-        visit["#jsonl"].fill("\n".join(map(json.dumps, many)))
+        visit["#jsonl"].fill("\n".join(json.dumps(f"Answer {i}: {'water, ' * (i % 5)}eggs.") for i in range(20)))
         visit.scored(20).barriers("narrow, dark, of twenty")
         expect(visit["#matrix tbody tr"]).to_have_count(20)
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"], "wider than the window"
+
+
+def take_pictures(browser, url, folder):
+    for scheme in ("light", "dark"):
+        with Visit(browser, url, scheme=scheme) as visit:
+            visit["#example"].click()
+            visit.scored(3)
+            expect(visit["#source"]).not_to_contain_text("Until")
+            visit.page.evaluate("document.activeElement.blur()")
+            visit.page.wait_for_timeout(400)
+            visit.page.screenshot(path=os.path.join(folder, f"page-{scheme}.png"))
 
 
 def main():
@@ -349,18 +369,20 @@ def main():
     if CHROMIUM is None:
         print("skipped: no Chromium (hint: apt install chromium)")
         return
-    pictures = sys.argv[2] if len(sys.argv) == 3 else None
     checks = [shows_what_the_server_says, a_command_gives_the_same, typing_is_scored_once_and_late_replies_are_dropped,
               works_by_keyboard_alone, errors_stand_at_their_fields, lines_are_candidates_too,
               preferences_are_joint_where_the_server_compares, models_without_variances_have_no_error_bars,
-              a_key_is_sent_and_nowhere_kept, what_is_overloaded_is_asked_again]
-    with service(sys.argv[1]) as url, sync_playwright() as playwright:
+              what_is_unusual_is_marked, a_key_is_sent_and_nowhere_kept, what_is_overloaded_is_asked_again,
+              is_light_and_dark_wide_and_narrow]
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for check in checks:
-            check(browser, url)
-            print(check.__name__.replace("_", " "))
-        is_light_and_dark_wide_and_narrow(browser, url, pictures)
-        print("is light and dark, wide and narrow")
+        with service(sys.argv[1], *TINY) as url:
+            for check in checks:
+                check(browser, url)
+                print(check.__name__.replace("_", " "))
+        if len(sys.argv) == 3:
+            with service(sys.argv[1]) as url:
+                take_pictures(browser, url, sys.argv[2])
         browser.close()
 
 
