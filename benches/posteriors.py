@@ -4,9 +4,10 @@
     python benches/posteriors.py BINARY DATA --output STUDY [--pairs 150] [--test 160] [--items 20] [--answers 16]
 
 STUDY is the folder of benches/study.py, which must have gone as far as its fits: the adapter is `proxy-1`, the pairs those it was
-trained on, the ensemble all of its proxies. Every step leaves a file and is not repeated where that exists; a table is printed
-at the end.
+trained on, the ensemble all of its proxies. Every step leaves a file and is not repeated where that exists; the table is printed
+row by row.
 """
+import itertools
 import json
 import os
 import sys
@@ -16,10 +17,10 @@ from study import Study, arguments, lines, write
 FILES = ("adapter_config.json", "adapter_model.safetensors", "training.json")
 KINDS = {
     "joint sketch, 2048 features": ["--curvature", "sketch"],
-    "joint sketch, 512 features": ["--curvature", "sketch", "--features", "512"],
-    "EKFAC, full": ["--curvature", "ekfac", "--rank", "full"],
-    "EKFAC, top 16 with tails": ["--curvature", "ekfac", "--rank", "16"],
     "KFAC, top 10 with tails": ["--curvature", "kfac", "--rank", "10"],
+    "EKFAC, top 16 with tails": ["--curvature", "ekfac", "--rank", "16"],
+    "EKFAC, full": ["--curvature", "ekfac", "--rank", "full"],
+    "joint sketch, 512 features": ["--curvature", "sketch", "--features", "512"],
 }
 HEAD = "head alone"
 
@@ -85,6 +86,30 @@ def row_line(table, kind, pairs, groups, chosen, family, bytes_):
     return "| " + " | ".join(cells) + " |"
 
 
+def kinds(table):
+    """Rows of separate posteriors, the head's last, under the prior precision that the first found for it."""
+    for kind, flags in KINDS.items():
+        adapters = table.prepare(kind, flags)
+        size = os.path.getsize(table.at(table.folder(kind), "posterior.safetensors"))
+        yield (*table.row(kind, adapters, adapters), "relative_std", size)
+    with open(table.at(f"fit-{table.folder(next(iter(KINDS)))}.json"), encoding="utf-8") as file:
+        head = json.load(file)["prior_precision"]["head"]
+    adapters = table.prepare(HEAD, ["--features", "2", "--groups", "1", "--prior-precision", f"A=1e9,B=1e9,head={head}"])
+    size = os.path.getsize(table.at(table.folder(HEAD), "posterior.safetensors"))
+    yield (*table.row(HEAD, adapters, adapters), "relative_std", size)
+
+
+def ensembles(table):
+    """Rows of all proxies together, whose posteriors are those of the study."""
+    names = [f"proxy-{seed}" for seed in table.args.seeds]
+    first, *others = [table.at(name) for name in names]
+    members = [flag for other in others for flag in ("--member", other)]
+    proxies = [flag for name in names for flag in ("--adapter", table.at(name))]
+    for kind, alone, family in [("ensemble, members' disagreement", ["--disagreement-alone"], "uwo"),
+                                ("ensemble, with their posteriors", [], "relative_total_std")]:
+        yield (*table.row(kind, ["--adapter", first], proxies, *members, *alone), family, 0)
+
+
 def main():
     parser = arguments(__doc__)
     parser.add_argument("--pairs", type=int, default=150, help="pairs that every posterior is fitted to")
@@ -92,27 +117,10 @@ def main():
     parser.add_argument("--items", type=int, default=20, help="items of each group out of the distribution")
     parser.add_argument("--answers", type=int, default=16, help="answers of each pool")
     table = Table(parser.parse_args())
-    rows = []
-    for kind, flags in KINDS.items():
-        adapters = table.prepare(kind, flags)
-        size = os.path.getsize(table.at(table.folder(kind), "posterior.safetensors"))
-        rows.append((*table.row(kind, adapters, adapters), "relative_std", size))
-    with open(table.at(f"fit-{table.folder(next(iter(KINDS)))}.json"), encoding="utf-8") as file:
-        head = json.load(file)["prior_precision"]["head"]
-    adapters = table.prepare(HEAD, ["--features", "2", "--groups", "1", "--prior-precision", f"A=1e9,B=1e9,head={head}"])
-    size = os.path.getsize(table.at(table.folder(HEAD), "posterior.safetensors"))
-    rows.append((*table.row(HEAD, adapters, adapters), "relative_std", size))
-    names = [f"proxy-{seed}" for seed in table.args.seeds]
-    first, *others = [table.at(name) for name in names]
-    members = [flag for other in others for flag in ("--member", other)]
-    proxies = [flag for name in names for flag in ("--adapter", table.at(name))]
-    for kind, alone, family in [("ensemble, members' disagreement", ["--disagreement-alone"], "uwo"),
-                                ("ensemble, with their posteriors", [], "relative_total_std")]:
-        rows.append((*table.row(kind, ["--adapter", first], proxies, *members, *alone), family, 0))
     print("| posterior | NLL | ECE | AUROC, single | AUROC, difference | best of n over the mean | seconds | MB |")
     print("|---|---|---|---|---|---|---|---|")
-    for row in rows:
-        print(row_line(table, *row))
+    for row in itertools.chain(kinds(table), ensembles(table)):
+        print(row_line(table, *row), flush=True)
 
 
 if __name__ == "__main__":
