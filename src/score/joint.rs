@@ -235,12 +235,12 @@ mod tests {
         let joint = joint(&[(0.0, &[2.0, 0.0, 0.0]), (0.3, &[0.0, 1.0, 0.0]), (0.6, &[0.0, 0.0, 0.5])]);
         let stds = [2.0, 1.0, 0.5];
         let probability = joint.prospects().probability;
-        for best in 0..3 {
+        for (best, got) in probability.iter().enumerate() {
             let others = (0..3).filter(|i| *i != best);
             let below =
                 |x: f64| others.clone().map(|i| normal_cdf((x - means[i]) / stds[i])).product::<f64>();
             let want = integral(|z| below(means[best] + stds[best] * z));
-            assert!((probability[best] - want).abs() < 0.015, "{best}: {probability:?} {want}");
+            assert!((got - want).abs() < 0.015, "{best}: {probability:?} {want}");
         }
     }
 
