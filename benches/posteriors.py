@@ -17,12 +17,12 @@ from study import Study, arguments, lines, write
 FILES = ("adapter_config.json", "adapter_model.safetensors", "training.json")
 KINDS = {
     "joint sketch, 2048 features": ["--curvature", "sketch"],
-    "KFAC, top 10 with tails": ["--curvature", "kfac", "--rank", "10"],
     "EKFAC, top 16 with tails": ["--curvature", "ekfac", "--rank", "16"],
+    "head alone": None,
+    "KFAC, top 10 with tails": ["--curvature", "kfac", "--rank", "10"],
     "EKFAC, full": ["--curvature", "ekfac", "--rank", "full"],
     "joint sketch, 512 features": ["--curvature", "sketch", "--features", "512"],
 }
-HEAD = "head alone"
 
 
 class Table(Study):
@@ -87,16 +87,17 @@ def row_line(table, kind, pairs, groups, chosen, family, bytes_):
 
 
 def kinds(table):
-    """Rows of separate posteriors, the head's last, under the prior precision that the first found for it."""
+    """Rows of the posteriors of one adapter; the head's alone under the prior precision that the first found for it."""
     for kind, flags in KINDS.items():
-        adapters = table.prepare(kind, flags)
+        adapters = table.prepare(kind, flags or head_alone(table))
         size = os.path.getsize(table.at(table.folder(kind), "posterior.safetensors"))
         yield (*table.row(kind, adapters, adapters), "relative_std", size)
+
+
+def head_alone(table):
     with open(table.at(f"fit-{table.folder(next(iter(KINDS)))}.json"), encoding="utf-8") as file:
         head = json.load(file)["prior_precision"]["head"]
-    adapters = table.prepare(HEAD, ["--features", "2", "--groups", "1", "--prior-precision", f"A=1e9,B=1e9,head={head}"])
-    size = os.path.getsize(table.at(table.folder(HEAD), "posterior.safetensors"))
-    yield (*table.row(HEAD, adapters, adapters), "relative_std", size)
+    return ["--features", "2", "--groups", "1", "--prior-precision", f"A=1e9,B=1e9,head={head}"]
 
 
 def ensembles(table):
