@@ -25,9 +25,11 @@ use crate::{
 
 mod gate;
 mod job;
+mod pace;
 pub mod queue;
 pub mod registry;
 mod task;
+pub mod terms;
 mod worker;
 
 use gate::{Gate, Ticket};
@@ -183,8 +185,8 @@ impl Engine {
 
     /// Scores every input of a job that can be scored; what is wrong with one is its own answer.
     pub async fn score_each(&self, job: Job, want: Want) -> Result<Vec<Result<Seen<Estimate>>>> {
-        let (key, deadline) = (Key { model: job.model, work: Work::Estimates(want) }, job.deadline);
-        let (ticket, sequences) = self.prepared(job).await?;
+        let (key, deadline) = (Key { model: job.model, work: Work::Estimates(want) }, job.terms.deadline);
+        let (ticket, sequences) = self.prepared(job, key.work).await?;
         let good: Vec<TokenSeq> = sequences.iter().flatten().cloned().collect();
         let seen = seen(&good);
         let (entries, answers) = task::apart(good, key, deadline, Task::Estimate);
@@ -203,8 +205,8 @@ impl Engine {
         penalty: Penalty,
         top: usize,
     ) -> Result<Vec<(Selected, Vec<Seen<()>>)>> {
-        let (key, deadline) = (Key { model: job.model, work: Work::Selections }, job.deadline);
-        let (ticket, sequences) = self.prepared(job).await?;
+        let (key, deadline) = (Key { model: job.model, work: Work::Selections }, job.terms.deadline);
+        let (ticket, sequences) = self.prepared(job, key.work).await?;
         let sequences = sequences.into_iter().collect::<Result<Vec<_>>>()?;
         let mut pools = Vec::with_capacity(sizes.len());
         let (mut entries, mut answers) = (Vec::new(), Vec::new());
@@ -224,8 +226,8 @@ impl Engine {
 
     /// Asks something of every input, and nothing where one of them is wrong.
     async fn every<T>(&self, job: Job, work: Work, task: fn(Asked<T>) -> Task) -> Result<Vec<Seen<T>>> {
-        let (key, deadline) = (Key { model: job.model, work }, job.deadline);
-        let (ticket, sequences) = self.prepared(job).await?;
+        let (key, deadline) = (Key { model: job.model, work }, job.terms.deadline);
+        let (ticket, sequences) = self.prepared(job, work).await?;
         let sequences = sequences.into_iter().collect::<Result<Vec<_>>>()?;
         let seen = seen(&sequences);
         let (entries, answers) = task::apart(sequences, key, deadline, task);
@@ -234,13 +236,13 @@ impl Engine {
     }
 
     /// Admits a job and tokenises its inputs; what is wrong with one is told in its place.
-    async fn prepared(&self, job: Job) -> Result<(Ticket, Vec<Result<TokenSeq>>)> {
+    async fn prepared(&self, job: Job, work: Work) -> Result<(Ticket, Vec<Result<TokenSeq>>)> {
         if matches!(self.health(), Health::Starting | Health::Failed(_)) {
             return Err(Error::NotReady);
         }
         let served = self.served(job.model)?;
         let limit = Limit { max_length: job.length_within(served.max_length), truncation: job.truncation };
-        let ticket = self.inner.gate.admit(estimated(&job.inputs, limit.max_length))?;
+        let ticket = self.inner.gate.admit(estimated(&job.inputs, limit.max_length), work, &job.terms)?;
         self.tokenise(ticket, served, job.inputs, limit).await
     }
 

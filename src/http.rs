@@ -238,7 +238,7 @@ fn layered(routes: Router<App>, app: App) -> Router {
         .option_layer(cors::layer(&app.config().origins))
         .layer(from_fn_with_state(app.clone(), access::guard))
         .layer(CatchPanicLayer::custom(layers::panicked))
-        .layer(from_fn_with_state(app.clone(), layers::deadline))
+        .layer(from_fn_with_state(app.clone(), layers::on_terms))
         .layer(DefaultBodyLimit::max(app.config().body_limit));
     routes
         .fallback(layers::no_route)

@@ -10,10 +10,12 @@ use std::{
 };
 
 use super::{
-    queue::{Batch, Entry, Load, Queue},
+    pace::Pace,
+    queue::{Batch, Entry, Load, Queue, Work},
     task::Waiting,
+    terms::Terms,
 };
-use crate::{Result, telemetry::metrics::Metrics};
+use crate::{Error, Result, telemetry::metrics::Metrics};
 
 /// The shared queue; the worker sleeps on it while it is empty.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub struct Gate {
 #[derive(Debug)]
 struct State {
     queue: Queue<Waiting>,
+    /// From one batch to the next.
+    pace: Pace,
     closed: bool,
 }
 
@@ -39,12 +43,26 @@ pub struct Ticket {
 impl Gate {
     /// Puts a queue behind a lock.
     pub fn new(queue: Queue<Waiting>, metrics: Arc<Metrics>) -> Self {
-        Self { state: Mutex::new(State { queue, closed: false }), filled: Condvar::new(), metrics }
+        Self {
+            state: Mutex::new(State { queue, pace: Pace::default(), closed: false }),
+            filled: Condvar::new(),
+            metrics,
+        }
     }
 
-    /// Admits a request of this load, or says that the queue is full.
-    pub fn admit(self: &Arc<Self>, load: Load) -> Result<Ticket> {
-        self.change(|queue| queue.reserve(load))?;
+    /// Admits a request of this load, or says why it had better come later: the queue is full, or the request's time would run
+    /// out in it.
+    pub fn admit(self: &Arc<Self>, load: Load, work: Work, terms: &Terms) -> Result<Ticket> {
+        let mut state = self.lock();
+        let State { queue, pace, .. } = &mut *state;
+        let now = Instant::now();
+        let wait = queue.wait(work, pace).saturating_add(pace.rest(now));
+        let left = terms.deadline.saturating_duration_since(now);
+        if wait > left {
+            return Err(Error::Hopeless { wait, retry: wait.saturating_sub(terms.timeout) });
+        }
+        queue.reserve(load).map_err(|excess| Error::Overloaded { retry: pace.of(work, excess.tokens) })?;
+        self.report(queue);
         Ok(Ticket { gate: Arc::clone(self), load })
     }
 
@@ -56,13 +74,19 @@ impl Gate {
     /// Waits for entries and takes a batch; `None` once the gate is closed and everything was taken.
     pub fn next_batch(&self) -> Option<Batch<Waiting>> {
         let mut state = self.lock();
+        state.pace.end(Instant::now());
         while state.queue.is_empty() {
             if state.closed {
                 return None;
             }
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        let batch = state.queue.next_batch(Instant::now(), |waiting| waiting.task.is_gone());
+        let now = Instant::now();
+        let batch = state.queue.next_batch(now, |waiting| waiting.task.is_gone());
+        if let Some(first) = batch.entries.first() {
+            let tokens = batch.entries.iter().map(|entry| entry.tokens).sum();
+            state.pace.begin(first.key.work, tokens, now);
+        }
         self.report(&state.queue);
         Some(batch)
     }

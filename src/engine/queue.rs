@@ -7,9 +7,13 @@
 //! it shares with its neighbour not counted; an entry larger than the budget runs alone. The
 //! oldest live entry is in every next batch, so nothing starves.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
-use crate::{Error, Result, score::Want};
+use super::pace::Pace;
+use crate::score::Want;
 
 /// Tokens and items, as counts of what waits or as bounds on it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -114,14 +118,23 @@ impl<T> Queue<T> {
         self.waiting.is_empty()
     }
 
-    /// Admits a request whole or not at all; an empty queue admits one of any size.
-    pub fn reserve(&mut self, wanted: Load) -> Result<()> {
+    /// Admits a request whole, or tells by how much it is too large; an empty queue admits one of any size.
+    pub fn reserve(&mut self, wanted: Load) -> Result<(), Load> {
         let load = self.load.plus(wanted);
         if self.load != Load::default() && !load.within(self.bounds) {
-            return Err(Error::Overloaded);
+            return Err(load.minus(self.bounds));
         }
         self.load = load;
         Ok(())
+    }
+
+    /// How long something that is put into the queue now waits for what is there; what is not tokenised yet is taken to be of
+    /// the same kind.
+    pub fn wait(&self, work: Work, pace: &Pace) -> Duration {
+        let promised = self.load.minus(load_of(&self.waiting));
+        self.waiting.iter().fold(pace.of(work, promised.tokens), |wait, entry| {
+            wait.saturating_add(pace.of(entry.key.work, entry.tokens))
+        })
     }
 
     /// Gives a reservation back.
@@ -167,15 +180,13 @@ impl<T> Queue<T> {
     }
 }
 
-fn load_of<T>(entries: &[Entry<T>]) -> Load {
-    let sum = |of: fn(&Entry<T>) -> usize| entries.iter().map(of).sum();
-    Load { tokens: sum(|entry| entry.tokens), items: sum(|entry| entry.items) }
+fn load_of<'a, T: 'a>(entries: impl IntoIterator<Item = &'a Entry<T>>) -> Load {
+    let add = |load: Load, entry: &Entry<T>| load.plus(Load { tokens: entry.tokens, items: entry.items });
+    entries.into_iter().fold(Load::default(), add)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -187,7 +198,7 @@ mod tests {
     }
 
     /// Entries of one request whose payloads number them from `first`.
-    fn push(queue: &mut Queue<usize>, first: usize, key: Key, tokens: &[usize]) -> Result<()> {
+    fn push(queue: &mut Queue<usize>, first: usize, key: Key, tokens: &[usize]) -> Result<(), Load> {
         let deadline = Instant::now() + Duration::from_secs(3600);
         let entries: Vec<_> = (first..)
             .zip(tokens)
@@ -246,10 +257,13 @@ mod tests {
         let mut queue = Queue::new(Load { tokens: 10, items: 3 }, 10);
         let mean = key(0, Want::Mean);
         push(&mut queue, 0, mean, &[6]).unwrap();
-        assert!(matches!(push(&mut queue, 1, mean, &[2, 3]), Err(Error::Overloaded)));
+        assert!(push(&mut queue, 1, mean, &[2, 3]) == Err(Load { tokens: 1, items: 0 }));
         assert_eq!(queue.load(), Load { tokens: 6, items: 1 });
         push(&mut queue, 1, mean, &[2, 2]).unwrap();
-        assert!(matches!(push(&mut queue, 3, mean, &[0]), Err(Error::Overloaded)), "items are bounded too");
+        assert!(
+            push(&mut queue, 3, mean, &[0]) == Err(Load { tokens: 0, items: 1 }),
+            "items are bounded too"
+        );
         assert_eq!(take(&mut queue), [0, 1, 2]);
         push(&mut queue, 3, mean, &[50, 1, 1, 1]).unwrap();
         assert_eq!(queue.load().tokens, 53, "an empty queue admits a request of any size");
@@ -269,6 +283,21 @@ mod tests {
             vec![Entry { key: key(0, Want::Mean), items: 3, tokens: 12, own: 12, deadline, payload: 0 }],
         );
         assert_eq!(queue.load(), Load { tokens: 12, items: 3 });
+    }
+
+    #[test]
+    fn what_waits_takes_its_time() {
+        let (mut queue, mut pace, now) = (Queue::new(WIDE, 10), Pace::default(), Instant::now());
+        let (mean, variance) = (key(0, Want::Mean), key(0, Want::MeanAndVariance));
+        for (key, seconds) in [(mean, 1), (variance, 2)] {
+            pace.begin(key.work, 10, now);
+            pace.end(now + Duration::from_secs(seconds));
+        }
+        push(&mut queue, 0, mean, &[20]).unwrap();
+        push(&mut queue, 1, variance, &[10]).unwrap();
+        queue.reserve(Load { tokens: 5, items: 1 }).unwrap();
+        assert_eq!(queue.wait(mean.work, &pace), Duration::from_millis(4500));
+        assert_eq!(queue.wait(variance.work, &pace), Duration::from_millis(5000));
     }
 
     #[test]
