@@ -47,6 +47,9 @@ pub enum Error {
     /// The request's time would run out in the queue; it probably would not, if it came after `retry`.
     #[error("overloaded: the request's time would run out in the queue, which takes about {:.1} s (hint: retry later, or allow more time)", wait.as_secs_f64())]
     Hopeless { wait: Duration, retry: Duration },
+    /// A client has as much under way as it may.
+    #[error("too many {what} (hint: retry later)")]
+    Limited { what: &'static str, retry: Duration },
     /// The service is starting or shutting down.
     #[error("not ready")]
     NotReady,

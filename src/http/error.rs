@@ -36,8 +36,8 @@ pub struct ErrorBody {
 pub struct ErrorDetail {
     /// For people.
     pub message: String,
-    /// The class of the error: `invalid_request_error`, `authentication_error`, `permission_error`, `overloaded_error`,
-    /// `timeout_error` or `server_error`.
+    /// The class of the error: `invalid_request_error`, `authentication_error`, `permission_error`, `rate_limit_error`,
+    /// `overloaded_error`, `timeout_error` or `server_error`.
     pub r#type: &'static str,
     /// The field at fault as a path, such as `items[1].response`.
     pub param: Option<String>,
@@ -187,6 +187,7 @@ impl ApiError {
         match self.status {
             StatusCode::UNAUTHORIZED => "authentication_error",
             StatusCode::FORBIDDEN => "permission_error",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
             StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
             StatusCode::GATEWAY_TIMEOUT => "timeout_error",
             status if status.is_server_error() => "server_error",
@@ -213,6 +214,9 @@ impl From<Error> for ApiError {
             }
             Error::Overloaded { retry } | Error::Hopeless { retry, .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).retry(retry)
+            }
+            Error::Limited { retry, .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message).retry(retry)
             }
             Error::NotReady => Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message).retry(RETRY),
             Error::Deadline => Self::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", message),
@@ -270,6 +274,7 @@ mod tests {
             (Error::UnknownModel("x".into()), 404, "model_not_found", Some("model")),
             (Error::Overloaded { retry: RETRY }, 503, "overloaded", None),
             (Error::Hopeless { wait: RETRY, retry: RETRY }, 503, "overloaded", None),
+            (Error::Limited { what: "requests", retry: RETRY }, 429, "rate_limited", None),
             (Error::NotReady, 503, "not_ready", None),
             (Error::Deadline, 504, "deadline_exceeded", None),
             (Error::NotFinite("secret".into()), 500, "not_finite", None),
@@ -299,6 +304,7 @@ mod tests {
             (Error::Overloaded { retry: Duration::ZERO }, Some("1")),
             (hopeless(1000), Some("1")),
             (hopeless(1001), Some("2")),
+            (Error::Limited { what: "requests", retry: Duration::from_secs(7) }, Some("7")),
             (Error::NotReady, Some("1")),
             (Error::Deadline, None),
         ] {

@@ -1,12 +1,12 @@
-//! What surrounds every handler: a request id, one log line and its metrics, a deadline.
+//! What surrounds every handler: a request id, one log line and its metrics.
 //!
 //! The route in logs and metrics is the pattern that matched, never the path that was sent.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::{
     extract::{ConnectInfo, MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue},
+    http::{HeaderName, HeaderValue},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -14,12 +14,9 @@ use tracing::{Instrument, debug, field::Empty, info, info_span};
 use uuid::Uuid;
 
 use super::{App, error::ApiError, listener::Turns};
-use crate::{Error, Result, engine::terms::Terms};
 
 /// The header with a request's id.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The header with how many milliseconds a client waits for its answer.
-const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 /// Bytes of a client's request id; a longer one is replaced.
 const MAX_REQUEST_ID: usize = 128;
 /// The code in logs and metrics of a request whose client went away before the answer.
@@ -99,28 +96,6 @@ impl Drop for Observed {
             _ => info!(route, status, seconds, items, tokens, "answered"),
         }
     }
-}
-
-/// Reads the terms, and answers 504 when the time is up; dropping the handler withdraws what it had queued.
-pub async fn on_terms(
-    State(app): State<App>,
-    mut request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    let asked = timeout(request.headers())?;
-    let terms = Terms::new(asked.unwrap_or(Duration::MAX).min(app.config().timeout));
-    let timeout = terms.timeout;
-    request.extensions_mut().insert(terms);
-    let answered = tokio::time::timeout(timeout, next.run(request)).await;
-    answered.map_err(|_| Error::Deadline.into())
-}
-
-/// How long the client waits for an answer, if it says so.
-fn timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
-    let Some(value) = headers.get(&TIMEOUT) else { return Ok(None) };
-    let milliseconds = value.to_str().ok().and_then(|text| text.parse().ok()).filter(|ms| *ms > 0);
-    let wrong = || Error::field(TIMEOUT.as_str(), "must be a whole number of milliseconds, at least 1");
-    Ok(Some(Duration::from_millis(milliseconds.ok_or_else(wrong)?)))
 }
 
 /// Answers a handler's panic with 500.

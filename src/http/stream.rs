@@ -224,7 +224,7 @@ impl Windows {
             let (inputs, terms) = (inputs.clone(), self.terms.clone());
             let job = Job { model, inputs, max_length: None, truncation, terms };
             match self.app.engine().score_each(job, self.plan.want).await {
-                Err(Error::Overloaded { .. })
+                Err(Error::Overloaded { .. } | Error::Limited { .. })
                     if *patience == Patience::UntilTheDeadline && Instant::now() < self.terms.deadline =>
                 {
                     tokio::time::sleep(PAUSE).await;
