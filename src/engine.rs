@@ -1,7 +1,8 @@
 //! Requests become batches: an async handle before a thread that owns the models.
 //!
 //! ```text
-//! score -> admit (gate) -> tokenise (blocking pool) -> queue -> batch by token budget (worker) -> reply
+//! score -> admit (gate: rate, pace, bounds) -> tokenise (blocking pool) -> known? (cache) -> queue (lines, fair)
+//!       -> batch by token budget (worker) -> reply (to all who wait)
 //! ```
 //!
 //! The handle is cheap to clone. The gate is the only place where a request is turned away for load. The
@@ -23,19 +24,29 @@ use crate::{
     text::{Limit, TokenSeq},
 };
 
+mod cache;
+mod fair;
 mod gate;
 mod job;
+mod pace;
 pub mod queue;
+pub mod rate;
 pub mod registry;
+mod reply;
 mod task;
+pub mod terms;
 mod worker;
 
+use cache::{Cache, Sum};
 use gate::{Gate, Ticket};
 use job::estimated;
 pub use job::{Job, Seen, by_size};
 use queue::{Key, Load, Queue, Work};
+use rate::Allowance;
 use registry::{Model, Registry, Served};
+use reply::{Reply, Way};
 use task::{Asked, Task};
+use terms::Terms;
 use worker::Worker;
 
 /// How much waits, and how much is scored at once.
@@ -47,6 +58,10 @@ pub struct Config {
     pub queue_tokens: usize,
     /// Items that may wait.
     pub queue_items: usize,
+    /// Bytes of results that are kept; with none, nothing is looked for either.
+    pub cache_bytes: usize,
+    /// What one client may ask for.
+    pub allowance: Allowance,
 }
 
 impl Config {
@@ -57,7 +72,13 @@ impl Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { batch_tokens: Self::BATCH_TOKENS, queue_tokens: 131_072, queue_items: 4096 }
+        Self {
+            batch_tokens: Self::BATCH_TOKENS,
+            queue_tokens: 131_072,
+            queue_items: 4096,
+            cache_bytes: 0,
+            allowance: Allowance::default(),
+        }
     }
 }
 
@@ -85,6 +106,7 @@ struct Inner {
     config: Config,
     registry: Registry,
     gate: Arc<Gate>,
+    cache: Option<Arc<Cache<Estimate>>>,
     health: Arc<watch::Sender<Health>>,
     metrics: Arc<Metrics>,
 }
@@ -101,7 +123,10 @@ impl Engine {
     pub fn start(models: Vec<Model>, config: &Config, metrics: Arc<Metrics>) -> Result<Self> {
         let registry = Registry::new(models.iter().map(|model| model.served.clone()).collect())?;
         let bounds = Load { tokens: config.queue_tokens, items: config.queue_items };
-        let gate = Arc::new(Gate::new(Queue::new(bounds, config.batch_tokens), Arc::clone(&metrics)));
+        let queue = Queue::new(bounds, config.batch_tokens);
+        let gate = Arc::new(Gate::new(queue, config.allowance, Arc::clone(&metrics)));
+        let cache =
+            (config.cache_bytes > 0).then(|| Arc::new(Cache::new(config.cache_bytes, Arc::clone(&metrics))));
         let health = Arc::new(watch::Sender::new(Health::Starting));
         let drifts = models.iter().map(|model| model.served.novelty.as_ref().map(Drift::new)).collect();
         let worker = Worker {
@@ -115,7 +140,7 @@ impl Engine {
             .name("scorer".into())
             .spawn(move || worker.run())
             .map_err(|e| Error::Internal(format!("the scorer's thread does not start: {e}")))?;
-        Ok(Self { inner: Arc::new(Inner { config: config.clone(), registry, gate, health, metrics }) })
+        Ok(Self { inner: Arc::new(Inner { config: config.clone(), registry, gate, cache, health, metrics }) })
     }
 
     /// Returns the models that are served.
@@ -173,21 +198,25 @@ impl Engine {
 
     /// Scores every input of a job, in order, or fails with the first error.
     pub async fn score(&self, job: Job, want: Want) -> Result<Vec<Seen<Estimate>>> {
-        self.every(job, Work::Estimates(want), Task::Estimate).await
+        let key = Key { model: job.model, work: Work::Estimates(want) };
+        let ask = self.estimates(key, &job.terms);
+        self.every(job, key, ask, Task::Estimate).await
     }
 
     /// Says of every input of a job how its reward varies with the others', in order.
     pub async fn embed(&self, job: Job) -> Result<Vec<Seen<Embedding>>> {
-        self.every(job, Work::Embeddings, Task::Embed).await
+        let (key, deadline) = (Key { model: job.model, work: Work::Embeddings }, job.terms.deadline);
+        self.every(job, key, |_| Reply::alone(deadline), Task::Embed).await
     }
 
     /// Scores every input of a job that can be scored; what is wrong with one is its own answer.
     pub async fn score_each(&self, job: Job, want: Want) -> Result<Vec<Result<Seen<Estimate>>>> {
-        let (key, deadline) = (Key { model: job.model, work: Work::Estimates(want) }, job.deadline);
-        let (ticket, sequences) = self.prepared(job).await?;
+        let (key, terms) = (Key { model: job.model, work: Work::Estimates(want) }, job.terms.clone());
+        let (mut ticket, sequences) = self.prepared(job, key).await?;
         let good: Vec<TokenSeq> = sequences.iter().flatten().cloned().collect();
         let seen = seen(&good);
-        let (entries, answers) = task::apart(good, key, deadline, Task::Estimate);
+        let ask = self.estimates(key, &terms);
+        let (entries, answers) = task::apart(good, key, &terms, ask, Task::Estimate);
         ticket.fill(entries);
         let mut scored = awaited(seen, answers).await.into_iter();
         let answer = |sequence: Result<TokenSeq>| sequence.and_then(|_| scored.next().unwrap_or_else(gone));
@@ -203,14 +232,14 @@ impl Engine {
         penalty: Penalty,
         top: usize,
     ) -> Result<Vec<(Selected, Vec<Seen<()>>)>> {
-        let (key, deadline) = (Key { model: job.model, work: Work::Selections }, job.deadline);
-        let (ticket, sequences) = self.prepared(job).await?;
+        let (key, terms) = (Key { model: job.model, work: Work::Selections }, job.terms.clone());
+        let (mut ticket, sequences) = self.prepared(job, key).await?;
         let sequences = sequences.into_iter().collect::<Result<Vec<_>>>()?;
         let mut pools = Vec::with_capacity(sizes.len());
         let (mut entries, mut answers) = (Vec::new(), Vec::new());
         for pool in by_size(sequences, sizes) {
             pools.push(seen(&pool));
-            let (entry, answer) = task::together(pool, penalty, top, key, deadline);
+            let (entry, answer) = task::together(pool, penalty, top, key, &terms);
             entries.push(entry);
             answers.push(answer);
         }
@@ -222,25 +251,41 @@ impl Engine {
         Ok(selected)
     }
 
-    /// Asks something of every input, and nothing where one of them is wrong.
-    async fn every<T>(&self, job: Job, work: Work, task: fn(Asked<T>) -> Task) -> Result<Vec<Seen<T>>> {
-        let (key, deadline) = (Key { model: job.model, work }, job.deadline);
-        let (ticket, sequences) = self.prepared(job).await?;
+    /// Asks something of every input, the way `ask` says, and nothing where one of them is wrong.
+    async fn every<T>(
+        &self,
+        job: Job,
+        key: Key,
+        ask: impl Fn(&TokenSeq) -> Way<T>,
+        task: fn(Asked<T>) -> Task,
+    ) -> Result<Vec<Seen<T>>> {
+        let terms = job.terms.clone();
+        let (mut ticket, sequences) = self.prepared(job, key).await?;
         let sequences = sequences.into_iter().collect::<Result<Vec<_>>>()?;
         let seen = seen(&sequences);
-        let (entries, answers) = task::apart(sequences, key, deadline, task);
+        let (entries, answers) = task::apart(sequences, key, &terms, ask, task);
         ticket.fill(entries);
         awaited(seen, answers).await.into_iter().collect()
     }
 
+    /// The way to an estimate: by the cache, where there is one.
+    fn estimates(&self, key: Key, terms: &Terms) -> impl Fn(&TokenSeq) -> Way<Estimate> + use<> {
+        let (cache, priority, deadline) = (self.inner.cache.clone(), terms.priority, terms.deadline);
+        move |sequence| match &cache {
+            Some(cache) => cache.ask((Sum::of(key, sequence), priority), deadline),
+            None => Reply::alone(deadline),
+        }
+    }
+
     /// Admits a job and tokenises its inputs; what is wrong with one is told in its place.
-    async fn prepared(&self, job: Job) -> Result<(Ticket, Vec<Result<TokenSeq>>)> {
+    async fn prepared(&self, job: Job, key: Key) -> Result<(Ticket, Vec<Result<TokenSeq>>)> {
         if matches!(self.health(), Health::Starting | Health::Failed(_)) {
             return Err(Error::NotReady);
         }
         let served = self.served(job.model)?;
         let limit = Limit { max_length: job.length_within(served.max_length), truncation: job.truncation };
-        let ticket = self.inner.gate.admit(estimated(&job.inputs, limit.max_length))?;
+        let load = estimated(&job.inputs, limit.max_length);
+        let ticket = self.inner.gate.admit(load, key, &job.terms)?;
         self.tokenise(ticket, served, job.inputs, limit).await
     }
 

@@ -3,7 +3,10 @@
 //! The enum does not know HTTP: `http/error.rs` holds the only table from variant to status.
 //! Messages are lowercase, without a full stop, and end in a `hint:` where there is a remedy.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// What can fail, with the one error of the program.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -38,9 +41,15 @@ pub enum Error {
     /// No model is served under this name.
     #[error("unknown model: {0}")]
     UnknownModel(String),
-    /// The queue is full.
+    /// The queue is full; it will probably have room after this time.
     #[error("overloaded: the queue is full (hint: retry later)")]
-    Overloaded,
+    Overloaded { retry: Duration },
+    /// The request's time would run out in the queue; it probably would not, if it came after `retry`.
+    #[error("overloaded: the request's time would run out in the queue, which takes about {:.1} s (hint: retry later, or allow more time)", wait.as_secs_f64())]
+    Hopeless { wait: Duration, retry: Duration },
+    /// A client has as much under way as it may.
+    #[error("too many {what} (hint: retry later)")]
+    Limited { what: &'static str, retry: Duration },
     /// The service is starting or shutting down.
     #[error("not ready")]
     NotReady,

@@ -48,6 +48,7 @@ mod query;
 mod reward;
 mod rewards;
 mod stream;
+mod terms;
 pub mod tls;
 
 use access::keys::Keys;
@@ -202,7 +203,8 @@ fn native() -> OpenApiRouter<App> {
 
 /// Returns the OpenAPI document of the service.
 pub fn openapi() -> OpenApi {
-    access::document::guarded(strict(table().merge(metrics()).into_openapi()))
+    let api = strict(table().merge(metrics()).into_openapi());
+    access::document::guarded(terms::document(api))
 }
 
 /// Says of items and messages what the server does: fields that are not known are refused. Files may have
@@ -238,7 +240,7 @@ fn layered(routes: Router<App>, app: App) -> Router {
         .option_layer(cors::layer(&app.config().origins))
         .layer(from_fn_with_state(app.clone(), access::guard))
         .layer(CatchPanicLayer::custom(layers::panicked))
-        .layer(from_fn_with_state(app.clone(), layers::deadline))
+        .layer(from_fn_with_state(app.clone(), terms::settle))
         .layer(DefaultBodyLimit::max(app.config().body_limit));
     routes
         .fallback(layers::no_route)

@@ -7,7 +7,11 @@ use super::{
 };
 use crate::{
     Error, Result,
-    engine::{self, Engine, registry::Model},
+    engine::{
+        self, Engine,
+        rate::{Allowance, Rate},
+        registry::Model,
+    },
     http::{
         self, App,
         dialect::{Compat, PlainScore},
@@ -87,6 +91,17 @@ struct Limits {
     /// Items that may wait
     #[arg(long, value_name = "ITEMS", value_parser = count(), default_value_t = 4096, env = "REWARDEN_QUEUE_ITEMS")]
     queue_items: usize,
+    /// Megabytes of results that are kept, and given to whoever asks for the same tokens again; equal ones that come at once are then
+    /// computed once. 0 computes everything: how fast an answer comes would tell clients what others have asked for, and a load test
+    /// that repeats itself would measure the cache
+    #[arg(long, value_name = "MIB", value_parser = mebibytes(), default_value_t = 0, env = "REWARDEN_CACHE_MIB")]
+    cache_mib: usize,
+    /// Requests of one key that are answered at once; more get 429 with Retry-After. Without keys all clients are one [default: any]
+    #[arg(long, value_name = "REQUESTS", value_parser = count(), env = "REWARDEN_KEY_CONCURRENCY")]
+    key_concurrency: Option<usize>,
+    /// Tokens a second that one key may ask for, or items with `items` behind the number; more get 429 with Retry-After [default: any]
+    #[arg(long, value_name = "TOKENS|Nitems", env = "REWARDEN_KEY_RATE")]
+    key_rate: Option<Rate>,
     /// Items of one request
     #[arg(long, value_name = "ITEMS", value_parser = count(), default_value_t = 256, env = "REWARDEN_MAX_ITEMS")]
     max_items: usize,
@@ -115,6 +130,11 @@ struct Limits {
 /// At least one.
 fn count() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..)
+}
+
+/// Up to a terabyte.
+fn mebibytes() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(0..=1 << 20)
 }
 
 /// At least `least`, at most a day: what is longer is a mistake.
@@ -259,6 +279,8 @@ impl Limits {
             batch_tokens: self.batch_tokens,
             queue_tokens: self.queue_tokens,
             queue_items: self.queue_items,
+            cache_bytes: self.cache_mib << 20,
+            allowance: Allowance { concurrency: self.key_concurrency, rate: self.key_rate },
         }
     }
 
@@ -308,7 +330,15 @@ mod tests {
     #[test]
     fn limits_that_mean_nothing_are_refused() {
         let parse = |flag: &str, value: &str| Line::try_parse_from(["rewarden", flag, value]);
-        for flag in ["--timeout", "--header-timeout", "--batch-tokens", "--max-length", "--connections"] {
+        for flag in [
+            "--timeout",
+            "--header-timeout",
+            "--batch-tokens",
+            "--max-length",
+            "--connections",
+            "--key-concurrency",
+            "--key-rate",
+        ] {
             assert!(parse(flag, "0").is_err(), "{flag}");
             assert!(parse(flag, "1").is_ok(), "{flag}");
         }

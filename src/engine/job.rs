@@ -1,8 +1,6 @@
 //! What a request asks of one model.
 
-use std::time::Instant;
-
-use super::queue::Load;
+use super::{queue::Load, terms::Terms};
 use crate::{
     item::{Input, Message, Placed},
     score::{Embedding, Estimate},
@@ -23,8 +21,8 @@ pub struct Job {
     pub max_length: Option<usize>,
     /// What is cut from inputs that are too long.
     pub truncation: Option<Truncation>,
-    /// What is not being scored by then is dropped.
-    pub deadline: Instant,
+    /// Until when the answer is wanted.
+    pub terms: Terms,
 }
 
 /// What was found of one input.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use tokio::sync::oneshot::{Receiver, Sender, channel};
+use tokio::sync::oneshot::Receiver;
 
 use crate::{
     Error, Result,
@@ -11,19 +11,11 @@ use crate::{
     text::TokenSeq,
 };
 
-use super::queue::{Entry, Key};
-
-/// The way back; closed once the client has gone.
-pub type Reply<T> = Sender<Result<T>>;
-
-/// A task, and when it was put into the queue.
-#[derive(Debug)]
-pub struct Waiting {
-    /// What is to be done.
-    pub task: Task,
-    /// When it was put into the queue.
-    pub since: Instant,
-}
+use super::{
+    queue::{Entry, Fate, Key, Load},
+    reply::{Reply, Waiter, Way},
+    terms::Terms,
+};
 
 /// What one entry of the queue asks for.
 #[derive(Debug)]
@@ -59,41 +51,46 @@ pub struct Choice {
 }
 
 impl Task {
-    /// Whether nobody waits for it any more.
-    pub fn is_gone(&self) -> bool {
+    /// Whether somebody waits for it.
+    pub fn fate(&self, now: Instant) -> Fate {
         match self {
-            Self::Estimate(asked) => asked.reply.is_closed(),
-            Self::Embed(asked) => asked.reply.is_closed(),
-            Self::Select(choice) => choice.reply.is_closed(),
+            Self::Estimate(asked) => asked.reply.fate(now),
+            Self::Embed(asked) => asked.reply.fate(now),
+            Self::Select(choice) => choice.reply.fate(now),
         }
     }
 
-    /// Refuses to do it; that the client has gone by now is nobody's fault.
+    /// Refuses to do it.
     pub fn refuse(self, error: Error) {
         match self {
-            Self::Estimate(asked) => drop(asked.reply.send(Err(error))),
-            Self::Embed(asked) => drop(asked.reply.send(Err(error))),
-            Self::Select(choice) => drop(choice.reply.send(Err(error))),
+            Self::Estimate(asked) => asked.reply.send(Err(error)),
+            Self::Embed(asked) => asked.reply.send(Err(error)),
+            Self::Select(choice) => choice.reply.send(Err(error)),
         }
     }
 }
 
-/// Entries of one sequence each, and where their answers will be; `task` is what is asked of them.
+/// Entries of one sequence each, and where the answers will be. `ask` finds the way to the answer of a sequence; `task` is what
+/// is asked of those that have to be computed.
 pub fn apart<T>(
     sequences: Vec<TokenSeq>,
     key: Key,
-    deadline: Instant,
+    terms: &Terms,
+    ask: impl Fn(&TokenSeq) -> Way<T>,
     task: fn(Asked<T>) -> Task,
-) -> (Vec<Entry<Waiting>>, Vec<Receiver<Result<T>>>) {
-    let since = Instant::now();
-    let own = own_tokens(&sequences.iter().collect::<Vec<_>>());
-    let entry = |(sequence, own): (TokenSeq, usize)| {
-        let (reply, answer) = channel();
-        let tokens = sequence.ids.len();
-        let payload = Waiting { task: task(Asked { sequence, reply }), since };
-        (Entry { key, items: 1, tokens, own, deadline, payload }, answer)
+) -> (Vec<Entry<Task>>, Vec<Receiver<Result<T>>>) {
+    let (mut asked, mut answers) = (Vec::new(), Vec::with_capacity(sequences.len()));
+    for sequence in sequences {
+        let (reply, answer) = ask(&sequence);
+        asked.extend(reply.map(|reply| Asked { sequence, reply }));
+        answers.push(answer);
+    }
+    let own = own_tokens(&asked.iter().map(|asked| &asked.sequence).collect::<Vec<_>>());
+    let entry = |(asked, own): (Asked<T>, usize)| {
+        let load = Load { tokens: asked.sequence.ids.len(), items: 1 };
+        entry(key, terms, load, own, task(asked))
     };
-    sequences.into_iter().zip(own).map(entry).unzip()
+    (asked.into_iter().zip(own).map(entry).collect(), answers)
 }
 
 /// An entry of several sequences, and where the answer will be.
@@ -102,13 +99,18 @@ pub fn together(
     penalty: Penalty,
     top: usize,
     key: Key,
-    deadline: Instant,
-) -> (Entry<Waiting>, Receiver<Result<Selected>>) {
-    let (reply, answer) = channel();
-    let items = sequences.len();
-    let own = own_tokens(&sequences.iter().collect::<Vec<_>>()).iter().sum();
+    terms: &Terms,
+) -> (Entry<Task>, Receiver<Result<Selected>>) {
+    let (waiter, answer) = Waiter::new(terms.deadline);
+    let reply = Reply::One(waiter);
     let tokens = sequences.iter().map(|sequence| sequence.ids.len()).sum();
-    let task = Task::Select(Choice { sequences, penalty, top, reply });
-    let payload = Waiting { task, since: Instant::now() };
-    (Entry { key, items, tokens, own, deadline, payload }, answer)
+    let load = Load { tokens, items: sequences.len() };
+    let own = own_tokens(&sequences.iter().collect::<Vec<_>>()).iter().sum();
+    (entry(key, terms, load, own, Task::Select(Choice { sequences, penalty, top, reply })), answer)
+}
+
+fn entry(key: Key, terms: &Terms, load: Load, own: usize, payload: Task) -> Entry<Task> {
+    let Terms { client, priority, .. } = terms.clone();
+    let Load { tokens, items } = load;
+    Entry { key, client, priority, since: Instant::now(), items, tokens, own, payload }
 }

@@ -18,7 +18,8 @@ use super::{
     gate::Gate,
     queue::{Batch, Entry, Key, Work},
     registry::Model,
-    task::{Asked, Choice, Task, Waiting},
+    reply::told,
+    task::{Asked, Choice, Task},
 };
 use crate::{
     Error, Result,
@@ -67,11 +68,11 @@ impl Worker {
             for (reason, dropped) in [("gone", &gone), ("late", &late)] {
                 self.metrics.dropped_items.with_label_values(&[reason]).inc_by(dropped.len() as u64);
             }
-            late.into_iter().for_each(|entry| entry.payload.task.refuse(Error::Deadline));
+            late.into_iter().for_each(|entry| entry.payload.refuse(Error::Deadline));
             if let Some(key) = entries.first().map(|first| first.key) {
                 let waited = self.metrics.stage_seconds.with_label_values(&["queue"]);
                 for entry in &entries {
-                    waited.observe(entry.payload.since.elapsed().as_secs_f64());
+                    waited.observe(entry.since.elapsed().as_secs_f64());
                 }
                 self.work(key, entries);
             }
@@ -94,10 +95,10 @@ impl Worker {
     }
 
     /// Does what the entries of one key ask for.
-    fn work(&mut self, key: Key, entries: Vec<Entry<Waiting>>) {
+    fn work(&mut self, key: Key, entries: Vec<Entry<Task>>) {
         let (mut estimates, mut embeddings) = (Vec::new(), Vec::new());
         for entry in entries {
-            match entry.payload.task {
+            match entry.payload {
                 Task::Estimate(asked) => estimates.push(asked),
                 Task::Embed(asked) => embeddings.push(asked),
                 Task::Select(choice) => self.select(key, choice),
@@ -112,7 +113,7 @@ impl Worker {
     }
 
     /// Computes something of every sequence in one batch, and answers each; its estimate must be finite.
-    fn batch<T>(
+    fn batch<T: Clone>(
         &mut self,
         key: Key,
         asked: Vec<Asked<T>>,
@@ -135,8 +136,7 @@ impl Worker {
                 let estimates: Vec<Result<Estimate>> = computed.iter().map(finite).collect();
                 self.follow(key.model, estimates.iter().flatten().copied());
                 for ((asked, computed), estimate) in asked.into_iter().zip(computed).zip(estimates) {
-                    // That the client has gone by now is nobody's fault.
-                    drop(asked.reply.send(estimate.map(|_| computed)));
+                    asked.reply.send(estimate.map(|_| computed));
                 }
             }
             // The model does not say whose number it was: alone, each sequence answers for itself.
@@ -145,7 +145,7 @@ impl Worker {
             }
             Err(cause) => {
                 for asked in asked {
-                    drop(asked.reply.send(Err(failed(&cause))));
+                    asked.reply.send(Err(told(&cause)));
                 }
             }
         }
@@ -162,9 +162,9 @@ impl Worker {
         // What is wrong with the penalty shows only beside the variances, and is the client's to know.
         let answer = selected.map_err(|cause| match cause {
             Error::Field { field, message } => Error::Field { field, message },
-            cause => failed(&cause),
+            cause => told(&cause),
         });
-        drop(reply.send(answer));
+        reply.send(answer);
     }
 
     /// Runs a computation on a batch and reports it; a panic becomes an error.
@@ -203,14 +203,6 @@ impl Worker {
             let name = self.models[model].served.name.as_str();
             self.metrics.drift.with_label_values(&[name]).set(index);
         }
-    }
-}
-
-/// What a client is told of a batch that failed.
-fn failed(cause: &Error) -> Error {
-    match cause {
-        Error::NotFinite(what) => Error::NotFinite(what.clone()),
-        _ => Error::Internal("scoring failed".into()),
     }
 }
 

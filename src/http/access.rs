@@ -4,7 +4,7 @@
 //! is opened here. Without keys the service is open, but for what only an administrator may do. Keys are never logged; their names
 //! are, in the request's span and in the audit log, which is the tracing target `rewarden::audit`.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -20,6 +20,7 @@ use serde::Deserialize;
 use tracing::{Span, info};
 
 use super::{App, error::ApiError, layers::CLIENT_GONE};
+use crate::engine::terms::Client;
 
 pub mod document;
 pub mod keys;
@@ -75,7 +76,7 @@ fn needed(path: &str) -> Option<Role> {
 }
 
 /// Lets a request through if its key has the role that the path needs, and writes the audit log.
-pub async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
+pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let matched = request.extensions().get().map(MatchedPath::as_str);
     let path = matched.unwrap_or(request.uri().path());
     let (role, keys) = (needed(path), &app.config().keys);
@@ -84,8 +85,12 @@ pub async fn guard(State(app): State<App>, request: Request, next: Next) -> Resp
     let mut action = (role == Some(Role::Admin))
         .then(|| Action::new(caller.name(), format!("{} {path}", request.method())));
     let browser = opened_by_hand(request.headers());
+    let client = Client(caller.name().map(Arc::from));
     let mut response = match permit(role, caller, keys) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            request.extensions_mut().insert(client);
+            next.run(request).await
+        }
         Err(error) => error.into_response(),
     };
     if browser && response.status() == StatusCode::UNAUTHORIZED {

@@ -11,7 +11,7 @@ use super::{
     App,
     error::{ApiError, ErrorBody},
     json::StrictJson,
-    layers::{Cost, Deadline},
+    layers::Cost,
     object::Object,
     off_runtime,
     penalty::{PenaltyRequest, Plan},
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    engine::{Job, Seen, by_size, registry::Served},
+    engine::{Job, Seen, by_size, registry::Served, terms::Terms},
     evaluate::select::Rule,
     item::{Answer, Id, Message, Prompt},
     score::{
@@ -218,7 +218,7 @@ struct Settled {
 )]
 pub async fn best_of_n(
     State(app): State<App>,
-    Extension(Deadline(deadline)): Extension<Deadline>,
+    Extension(terms): Extension<Terms>,
     StrictJson(request): StrictJson<BestOfNRequest>,
 ) -> Result<(Extension<Cost>, Json<BestOfNResponse>), ApiError> {
     let (model, served) = app.engine().registry().find(request.model.as_deref())?;
@@ -227,7 +227,7 @@ pub async fn best_of_n(
     let given = request.given()?;
     let shape = given.shape();
     let Pools { ids, sizes, inputs } = given.parse(&app, 1)?;
-    let job = Job { model, inputs, max_length: None, truncation, deadline };
+    let job = Job { model, inputs, max_length: None, truncation, terms };
     let (choices, tokens) = match settled.is_joint() {
         true => {
             let embedded = app.engine().embed(job).await?;

@@ -8,7 +8,7 @@ use super::{
     App,
     error::{ApiError, ErrorBody},
     json::StrictJson,
-    layers::{Cost, Deadline},
+    layers::Cost,
     object::Object,
     off_runtime,
     penalty::{PenaltyRequest, Plan},
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    engine::{Job, Seen, by_size},
+    engine::{Job, Seen, by_size, terms::Terms},
     item::{Answer, Id, Message, Prompt},
     score::{Embedding, joint::Joint},
     text::Truncation,
@@ -157,7 +157,7 @@ pub struct Comparison {
 )]
 pub async fn compare(
     State(app): State<App>,
-    Extension(Deadline(deadline)): Extension<Deadline>,
+    Extension(terms): Extension<Terms>,
     StrictJson(request): StrictJson<CompareRequest>,
 ) -> Result<(Extension<Cost>, Json<CompareResponse>), ApiError> {
     let (model, served) = app.engine().registry().find(request.model.as_deref())?;
@@ -166,7 +166,7 @@ pub async fn compare(
     let given = request.given()?;
     let shape = given.shape();
     let Pools { ids, sizes, inputs } = given.parse(&app, 2)?;
-    let job = Job { model, inputs, max_length: None, truncation, deadline };
+    let job = Job { model, inputs, max_length: None, truncation, terms };
     let seen = app.engine().embed(job).await?;
     let rewards = app.rate_all(served, seen.iter().map(Seen::estimate).collect(), plan.penalty)?;
     app.observe(served, &rewards);

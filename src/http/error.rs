@@ -3,6 +3,8 @@
 //! The only table from [`Error`] to status and code stands here. What is the service's own fault is logged
 //! and answered with 500 without its details; everything else says what was wrong and where.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     http::{
@@ -17,8 +19,8 @@ use utoipa::ToSchema;
 use super::access::Role;
 use crate::Error;
 
-/// Seconds after which a client that was turned away may try again.
-const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
+/// The least time after which a client that was turned away may try again.
+const RETRY: Duration = Duration::from_secs(1);
 /// How a key is shown.
 const CHALLENGE: HeaderValue = HeaderValue::from_static(r#"Bearer realm="rewarden""#);
 
@@ -34,8 +36,8 @@ pub struct ErrorBody {
 pub struct ErrorDetail {
     /// For people.
     pub message: String,
-    /// The class of the error: `invalid_request_error`, `authentication_error`, `permission_error`, `overloaded_error`,
-    /// `timeout_error` or `server_error`.
+    /// The class of the error: `invalid_request_error`, `authentication_error`, `permission_error`, `rate_limit_error`,
+    /// `overloaded_error`, `timeout_error` or `server_error`.
     pub r#type: &'static str,
     /// The field at fault as a path, such as `items[1].response`.
     pub param: Option<String>,
@@ -50,15 +52,21 @@ pub struct ApiError {
     code: &'static str,
     param: Option<String>,
     message: String,
+    retry: Option<Duration>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, param: None, message: message.into() }
+        Self { status, code, param: None, message: message.into(), retry: None }
     }
 
     fn param(self, param: impl Into<String>) -> Self {
         Self { param: Some(param.into()), ..self }
+    }
+
+    /// It may be tried again after this time, in whole seconds and at least one.
+    fn retry(self, after: Duration) -> Self {
+        Self { retry: Some(after.max(RETRY)), ..self }
     }
 
     /// The body is not JSON.
@@ -148,12 +156,10 @@ impl ApiError {
     /// An answer with this error's headers.
     pub fn answer(&self, status: StatusCode, body: impl IntoResponse) -> Response {
         let mut response = (status, body).into_response();
-        let header = match self.status {
-            StatusCode::SERVICE_UNAVAILABLE => Some((RETRY_AFTER, RETRY_SECONDS)),
-            StatusCode::UNAUTHORIZED => Some((WWW_AUTHENTICATE, CHALLENGE)),
-            _ => None,
-        };
-        response.headers_mut().extend(header);
+        let challenge = (self.status == StatusCode::UNAUTHORIZED).then_some((WWW_AUTHENTICATE, CHALLENGE));
+        let seconds = self.retry.map(|after| after.as_secs() + u64::from(after.subsec_nanos() > 0));
+        let retry = seconds.map(|seconds| (RETRY_AFTER, HeaderValue::from(seconds)));
+        response.headers_mut().extend(challenge.into_iter().chain(retry));
         response
     }
 
@@ -181,6 +187,7 @@ impl ApiError {
         match self.status {
             StatusCode::UNAUTHORIZED => "authentication_error",
             StatusCode::FORBIDDEN => "permission_error",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
             StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
             StatusCode::GATEWAY_TIMEOUT => "timeout_error",
             status if status.is_server_error() => "server_error",
@@ -205,8 +212,13 @@ impl From<Error> for ApiError {
             Error::UnknownModel(_) => {
                 Self::new(StatusCode::NOT_FOUND, "model_not_found", message).param("model")
             }
-            Error::Overloaded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message),
-            Error::NotReady => Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message),
+            Error::Overloaded { retry } | Error::Hopeless { retry, .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).retry(retry)
+            }
+            Error::Limited { retry, .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message).retry(retry)
+            }
+            Error::NotReady => Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message).retry(RETRY),
             Error::Deadline => Self::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", message),
             Error::NotFinite(_) => {
                 tracing::error!(cause = message, "a score is not a number");
@@ -260,7 +272,9 @@ mod tests {
             (item.blame(Error::field("truncation", "wrong")), 422, "invalid_field", Some("truncation")),
             (item.blame(io()), 500, "internal", Some("items[2]")),
             (Error::UnknownModel("x".into()), 404, "model_not_found", Some("model")),
-            (Error::Overloaded, 503, "overloaded", None),
+            (Error::Overloaded { retry: RETRY }, 503, "overloaded", None),
+            (Error::Hopeless { wait: RETRY, retry: RETRY }, 503, "overloaded", None),
+            (Error::Limited { what: "requests", retry: RETRY }, 429, "rate_limited", None),
             (Error::NotReady, 503, "not_ready", None),
             (Error::Deadline, 504, "deadline_exceeded", None),
             (Error::NotFinite("secret".into()), 500, "not_finite", None),
@@ -282,9 +296,20 @@ mod tests {
 
     #[test]
     fn only_what_passes_says_when_to_retry() {
-        for (error, want) in [(Error::Overloaded, true), (Error::NotReady, true), (Error::Deadline, false)] {
+        let hopeless = |milliseconds| {
+            let (wait, retry) = (Duration::MAX, Duration::from_millis(milliseconds));
+            Error::Hopeless { wait, retry }
+        };
+        for (error, want) in [
+            (Error::Overloaded { retry: Duration::ZERO }, Some("1")),
+            (hopeless(1000), Some("1")),
+            (hopeless(1001), Some("2")),
+            (Error::Limited { what: "requests", retry: Duration::from_secs(7) }, Some("7")),
+            (Error::NotReady, Some("1")),
+            (Error::Deadline, None),
+        ] {
             let response = ApiError::from(error).into_response();
-            assert_eq!(response.headers().contains_key(RETRY_AFTER), want);
+            assert_eq!(response.headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap()), want);
         }
     }
 }

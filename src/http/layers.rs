@@ -1,8 +1,8 @@
-//! What surrounds every handler: a request id, one log line and its metrics, a deadline.
+//! What surrounds every handler: a request id, one log line and its metrics.
 //!
 //! The route in logs and metrics is the pattern that matched, never the path that was sent.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::{
     extract::{ConnectInfo, MatchedPath, Request, State},
@@ -14,7 +14,6 @@ use tracing::{Instrument, debug, field::Empty, info, info_span};
 use uuid::Uuid;
 
 use super::{App, error::ApiError, listener::Turns};
-use crate::Error;
 
 /// The header with a request's id.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -22,13 +21,6 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_REQUEST_ID: usize = 128;
 /// The code in logs and metrics of a request whose client went away before the answer.
 pub const CLIENT_GONE: u16 = 499;
-
-/// A bound on the timeout, past which a moment could not be represented.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// When a request's time runs out.
-#[derive(Debug, Clone, Copy)]
-pub struct Deadline(pub Instant);
 
 /// What a request cost, for its log line.
 #[derive(Debug, Clone, Copy, Default)]
@@ -103,16 +95,6 @@ impl Drop for Observed {
             "/livez" | "/readyz" | "/metrics" => debug!(route, status, seconds, "answered"),
             _ => info!(route, status, seconds, items, tokens, "answered"),
         }
-    }
-}
-
-/// Answers 504 when the time is up; dropping the handler withdraws what it had queued.
-pub async fn deadline(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let timeout = app.config().timeout.min(LONGEST_TIMEOUT);
-    request.extensions_mut().insert(Deadline(Instant::now() + timeout));
-    match tokio::time::timeout(timeout, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => ApiError::from(Error::Deadline).into_response(),
     }
 }
 

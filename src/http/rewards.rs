@@ -8,14 +8,14 @@ use super::{
     App,
     error::{ApiError, ErrorBody},
     json::StrictJson,
-    layers::{Cost, Deadline},
+    layers::Cost,
     object::Object,
     penalty::{PenaltyRequest, Plan},
     reward::{Reward, TokenUsage},
 };
 use crate::{
     Error, Result,
-    engine::Job,
+    engine::{Job, terms::Terms},
     item::{Id, Item, Place, Placed},
     text::Truncation,
 };
@@ -76,14 +76,14 @@ pub struct RewardsResponse {
 )]
 pub async fn rewards(
     State(app): State<App>,
-    Extension(Deadline(deadline)): Extension<Deadline>,
+    Extension(terms): Extension<Terms>,
     StrictJson(request): StrictJson<RewardsRequest>,
 ) -> Result<(Extension<Cost>, Json<RewardsResponse>), ApiError> {
     let (model, served) = app.engine().registry().find(request.model.as_deref())?;
     app.bounded("items", request.items.len())?;
     let Plan { penalty, want, .. } = Plan::new(request.penalty, request.variance, served)?.alone()?;
     let (ids, inputs) = parsed(request.items)?;
-    let job = Job { model, inputs, max_length: None, truncation: request.truncation, deadline };
+    let job = Job { model, inputs, max_length: None, truncation: request.truncation, terms };
     let mut data = app.rate_all(served, app.engine().score(job, want).await?, penalty)?;
     data.iter_mut().zip(ids).for_each(|(reward, id)| reward.id = id);
     app.observe(served, &data);

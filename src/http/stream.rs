@@ -27,7 +27,6 @@ use super::{
     App,
     error::{ApiError, ErrorBody, ErrorDetail},
     json::{StrictJson, strict},
-    layers::Deadline,
     object::Object,
     penalty::{PenaltyRequest, Plan},
     reward::{Reward, TokenUsage},
@@ -35,7 +34,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    engine::{Job, Seen, registry::Served},
+    engine::{Job, Seen, registry::Served, terms::Terms},
     item::{Id, Item, Place, Placed},
     score::Estimate,
     text::Truncation,
@@ -129,12 +128,12 @@ pub struct End {
 )]
 pub async fn stream(
     State(app): State<App>,
-    Extension(Deadline(deadline)): Extension<Deadline>,
+    Extension(terms): Extension<Terms>,
     StrictJson(request): StrictJson<StreamRequest>,
 ) -> Result<Response, ApiError> {
-    let mut windows = Windows::new(app, request)?;
+    let mut windows = Windows::new(app, terms, request)?;
     // What turns the first items away turns the request away: later there is no status to say it with.
-    let first = windows.lines(deadline, Patience::None).await?;
+    let first = windows.lines(Patience::None).await?;
     let rest = stream::unfold((Some(first), windows), async |(first, mut windows)| {
         let lines = match first {
             Some(lines) => lines,
@@ -148,6 +147,8 @@ pub async fn stream(
 /// The items that are left, and what has come of the others.
 struct Windows {
     app: App,
+    /// Of the window that is next.
+    terms: Terms,
     model: usize,
     served: Served,
     plan: Plan,
@@ -165,7 +166,7 @@ enum Patience {
 }
 
 impl Windows {
-    fn new(app: App, request: StreamRequest) -> Result<Self, ApiError> {
+    fn new(app: App, terms: Terms, request: StreamRequest) -> Result<Self, ApiError> {
         let (model, served) = app.engine().registry().find(request.model.as_deref())?;
         let limit = app.config().max_stream_items;
         match request.items.len() {
@@ -177,7 +178,7 @@ impl Windows {
         let usage = TokenUsage { tokens: 0 };
         let end = End { object: "end", model: served.name.clone(), scored: 0, refused: 0, usage };
         let (items, served) = (request.items.into_iter().enumerate(), served.clone());
-        Ok(Self { model, served, plan, truncation: request.truncation, items, end, ended: false, app })
+        Ok(Self { model, served, plan, truncation: request.truncation, items, end, ended: false, terms, app })
     }
 
     /// The lines of the next window, the last line, or nothing any more.
@@ -186,8 +187,8 @@ impl Windows {
             let ended = std::mem::replace(&mut self.ended, true);
             return (!ended).then(|| written([Line::End(self.end.clone())]));
         }
-        let deadline = Instant::now() + self.app.config().timeout;
-        let lines = self.lines(deadline, Patience::UntilTheDeadline).await;
+        self.terms = self.terms.again();
+        let lines = self.lines(Patience::UntilTheDeadline).await;
         // Only the first window is turned away as a whole.
         Some(lines.unwrap_or_default())
     }
@@ -195,10 +196,10 @@ impl Windows {
 
 impl Windows {
     /// Scores the next window, and writes a line for each of its items.
-    async fn lines(&mut self, deadline: Instant, patience: Patience) -> Result<Bytes, ApiError> {
+    async fn lines(&mut self, patience: Patience) -> Result<Bytes, ApiError> {
         let window: Vec<Parsed> = self.items.by_ref().take(WINDOW).map(Parsed::new).collect();
         let good: Vec<Placed> = window.iter().flat_map(|parsed| parsed.input.clone()).collect();
-        let scored = match (self.scored(good, deadline, &patience).await, patience) {
+        let scored = match (self.scored(good, &patience).await, patience) {
             (Err(error), Patience::None) => return Err(error.into()),
             (scored, _) => scored.map_err(ApiError::from),
         };
@@ -217,18 +218,14 @@ impl Windows {
         Ok(written(lines))
     }
 
-    async fn scored(
-        &self,
-        inputs: Vec<Placed>,
-        deadline: Instant,
-        patience: &Patience,
-    ) -> Result<Vec<Result<Seen<Estimate>>>> {
+    async fn scored(&self, inputs: Vec<Placed>, patience: &Patience) -> Result<Vec<Result<Seen<Estimate>>>> {
         let (model, truncation) = (self.model, self.truncation);
         loop {
-            let job = Job { model, inputs: inputs.clone(), max_length: None, truncation, deadline };
+            let (inputs, terms) = (inputs.clone(), self.terms.clone());
+            let job = Job { model, inputs, max_length: None, truncation, terms };
             match self.app.engine().score_each(job, self.plan.want).await {
-                Err(Error::Overloaded)
-                    if *patience == Patience::UntilTheDeadline && Instant::now() < deadline =>
+                Err(Error::Overloaded { .. } | Error::Limited { .. })
+                    if *patience == Patience::UntilTheDeadline && Instant::now() < self.terms.deadline =>
                 {
                     tokio::time::sleep(PAUSE).await;
                 }

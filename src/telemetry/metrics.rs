@@ -40,6 +40,14 @@ pub struct Metrics {
     pub queue_tokens: IntGauge,
     /// Items dropped before they cost compute, by `reason`: `gone` or `late`.
     pub dropped_items: IntCounterVec,
+    /// Estimates that were known already, where there is a cache.
+    pub cache_hits: IntCounter,
+    /// Estimates that had to be computed, where there is a cache.
+    pub cache_misses: IntCounter,
+    /// Estimates that somebody else was waiting for already.
+    pub cache_joins: IntCounter,
+    /// Bytes of the results that are kept.
+    pub cache_bytes: IntGauge,
     /// Tokens in each batch.
     pub batch_tokens: Histogram,
     /// Items scored.
@@ -90,6 +98,13 @@ impl Metrics {
             queue_items: gauge("queue_items", "Items admitted and not yet taken by the worker.")?,
             queue_tokens: gauge("queue_tokens", "Tokens admitted and not yet taken by the worker.")?,
             dropped_items: counters("dropped_items_total", "Items dropped before compute.", &["reason"])?,
+            cache_hits: counter("cache_hits_total", "Estimates that were known already.")?,
+            cache_misses: counter("cache_misses_total", "Estimates that the cache did not have.")?,
+            cache_joins: counter(
+                "cache_joins_total",
+                "Estimates that were being computed for another item.",
+            )?,
+            cache_bytes: gauge("cache_bytes", "Bytes of the results that are kept.")?,
             batch_tokens: added(
                 &registry,
                 Histogram::with_opts(buckets("batch_tokens", "Tokens in each batch.", &TOKENS)),

@@ -39,7 +39,7 @@ fn schemes(components: &mut Components) {
 }
 
 /// Adds a refusal, unless the operation describes its own.
-fn refused(operation: &mut Operation, status: &str, description: String) {
+pub fn refused(operation: &mut Operation, status: &str, description: String) {
     let body = Content::new(Some(Ref::from_schema_name("ErrorBody")));
     let refusal = || {
         let mut response = Response::new(description);
@@ -49,7 +49,8 @@ fn refused(operation: &mut Operation, status: &str, description: String) {
     operation.responses.responses.entry(status.to_owned()).or_insert_with(refusal);
 }
 
-fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+/// Every operation of a path.
+pub fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     let PathItem { get, put, post, delete, options, head, patch, trace, query, .. } = item;
     let named = [get, put, post, delete, options, head, patch, trace, query];
     named.into_iter().flatten().chain(item.additional_operations.values_mut())

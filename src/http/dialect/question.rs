@@ -1,7 +1,5 @@
 //! What every dialect asks in the end, and the answer before it is put into its words.
 
-use std::time::Instant;
-
 use axum::{
     Extension, Json,
     extract::FromRequestParts,
@@ -14,14 +12,8 @@ use utoipa::ToSchema;
 
 use crate::{
     Result,
-    engine::Job,
-    http::{
-        App,
-        error::ApiError,
-        layers::{Cost, Deadline},
-        penalty::Plan,
-        reward::Reward,
-    },
+    engine::{Job, terms::Terms},
+    http::{App, error::ApiError, layers::Cost, penalty::Plan, reward::Reward},
     item::Placed,
     text::Truncation,
     train::loss::sigmoid,
@@ -91,18 +83,18 @@ pub struct Posterior {
     pub truncated: bool,
 }
 
-/// Who answers, and until when.
+/// Who answers, and on what terms.
 pub struct Asker {
     pub app: App,
-    deadline: Instant,
+    terms: Terms,
 }
 
 impl FromRequestParts<App> for Asker {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        let deadline = parts.extensions.get::<Deadline>().ok_or_else(ApiError::internal)?.0;
-        Ok(Self { app: app.clone(), deadline })
+        let terms = parts.extensions.get::<Terms>().cloned().ok_or_else(ApiError::internal)?;
+        Ok(Self { app: app.clone(), terms })
     }
 }
 
@@ -123,7 +115,7 @@ impl Asker {
         let Question { model, inputs, max_length, truncation, .. } = question;
         let (model, served) = self.app.engine().registry().find(model.as_deref())?;
         let Plan { penalty, want, .. } = Plan::new(None, None, served)?;
-        let job = Job { model, inputs, max_length, truncation, deadline: self.deadline };
+        let job = Job { model, inputs, max_length, truncation, terms: self.terms.clone() };
         let rewards = self.app.rate_all(served, self.app.engine().score(job, want).await?, penalty)?;
         self.app.observe(served, &rewards);
         Ok((served.name.clone(), rewards))

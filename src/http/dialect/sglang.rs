@@ -300,6 +300,7 @@ struct Message<'a> {
 /// Says an error as SGLang's own routes do: whatever the client did wrong is 400.
 pub fn refuse(error: &ApiError) -> Response {
     let status = match error.status() {
+        StatusCode::TOO_MANY_REQUESTS => StatusCode::TOO_MANY_REQUESTS,
         status if status.is_client_error() => StatusCode::BAD_REQUEST,
         status => status,
     };

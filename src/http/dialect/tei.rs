@@ -259,7 +259,7 @@ struct Refusal<'a> {
 pub fn refuse(error: &ApiError) -> Response {
     let (status, error_type) = match (error.code(), error.status()) {
         ("empty", _) => (StatusCode::BAD_REQUEST, "Empty"),
-        ("overloaded", _) => (StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
+        ("overloaded" | "rate_limited", _) => (StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
         ("not_ready", _) => (StatusCode::SERVICE_UNAVAILABLE, "Unhealthy"),
         (_, status) if status.is_server_error() => (StatusCode::FAILED_DEPENDENCY, "Backend"),
         (_, StatusCode::PAYLOAD_TOO_LARGE) => (StatusCode::UNPROCESSABLE_ENTITY, "Validation"),

@@ -347,6 +347,7 @@ pub fn status(error: &ApiError) -> (StatusCode, &'static str) {
     match error.status() {
         StatusCode::UNPROCESSABLE_ENTITY => (StatusCode::BAD_REQUEST, "BadRequestError"),
         StatusCode::NOT_FOUND => (StatusCode::NOT_FOUND, "NotFoundError"),
+        StatusCode::TOO_MANY_REQUESTS => (StatusCode::TOO_MANY_REQUESTS, "RateLimitError"),
         StatusCode::SERVICE_UNAVAILABLE => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableError"),
         status if status.is_server_error() => (status, "InternalServerError"),
         status => (status, "BadRequestError"),
