@@ -280,11 +280,12 @@ def models_without_variances_have_no_error_bars(browser, url):
 
 
 def what_is_unusual_is_marked(browser, url):
-    data = [{"index": i, "mean": 1.0, "variance": 4.0, "std": 2.0, "score": -1.0, "novelty": novelty, "tokens": 3, "truncated": cut}
-            for i, (novelty, cut) in enumerate([(0.2, False), (0.97, True), (None, False)])]
+    data = [{"index": i, "mean": 1.0, "variance": 4.0, "std": 2.0, "score": -1.0, "novelty": novelty, "novel": novel,
+             "tokens": 3, "truncated": cut}
+            for i, (novelty, novel, cut) in enumerate([(0.2, False, False), (0.6, True, True), (None, None, False)])]
     with Visit(browser, url, routes=[NO_COMPARE, (REWARDS, replying(200, {"data": data, "usage": {"tokens": 9}}))]) as visit:
         visit.fill(answers=["x", "y", "z"]).scored(3)
-        assert [row[5:] for row in visit.ranking()] == [["0.20", "3"], ["unusual 0.97", "3, cut"], ["–", "3"]], visit.ranking()
+        assert [row[5:] for row in visit.ranking()] == [["0.20", "3"], ["unusual 0.60", "3, cut"], ["–", "3"]], visit.ranking()
 
 
 def a_key_is_sent_and_nowhere_kept(browser, url):

@@ -9,7 +9,7 @@ use crate::{
     Error, Result,
     nn::{
         exact::{exact, exact_type, numbers},
-        linear::{Frozen, Linear, Lora},
+        linear::{Linear, Lora},
         norm::Norm,
         pack::Packed,
         product::product,
@@ -19,6 +19,7 @@ use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 
 pub mod adapter;
+mod build;
 pub mod checkpoint;
 pub mod config;
 pub mod cross_encoder;
@@ -28,12 +29,10 @@ mod layer;
 pub mod sink;
 pub mod site;
 
-use adapter::Adapter;
-use checkpoint::Checkpoint;
-use config::{Config, NormKind};
+use config::Config;
 use descent::Descent;
 use layer::{Batch, Layer};
-use sink::{Rows, Sink};
+use sink::Sink;
 use site::{Factor, HEAD, Projection, Site};
 
 #[derive(Debug, Clone)]
@@ -86,123 +85,6 @@ impl Trace<'_> {
 }
 
 impl RewardModel {
-    /// Puts an adapter on a base. The head is the adapter's where it has one, else the base's.
-    ///
-    /// In bf16 and f16 the products of the frozen weights are in half precision, as are the activations between them; updates are
-    /// merged before they are rounded, and norms, attention, head, low-rank factors and Jacobians are in f32.
-    pub fn new(base: &Checkpoint, adapter: Option<&Adapter>, dtype: DType, device: &Device) -> Result<Self> {
-        let get = |name: &str| base.tensors.get(name).cloned();
-        Self::build(base, get, adapter, (dtype, device), |_| {})
-    }
-
-    /// As [`RewardModel::new`], for a model whose updates do not change any more ([`RewardModel::freeze`]): takes each of the
-    /// base's tensors as it goes, so that the base is not in memory twice.
-    pub fn frozen(
-        base: &mut Checkpoint,
-        adapter: Option<&Adapter>,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Self> {
-        let mut tensors = std::mem::take(&mut base.tensors);
-        for name in checkpoint::HEAD {
-            base.tensors.extend(tensors.remove_entry(name));
-        }
-        Self::build(base, |name| tensors.remove(name), adapter, (dtype, device), Linear::freeze)
-    }
-
-    /// Builds layer by layer; `done` hears of each linear layer.
-    fn build(
-        base: &Checkpoint,
-        mut get: impl FnMut(&str) -> Option<Tensor>,
-        adapter: Option<&Adapter>,
-        (dtype, device): (DType, &Device),
-        done: impl Fn(&mut Linear),
-    ) -> Result<Self> {
-        let head = adapter.and_then(|adapter| adapter.head.clone());
-        let head_trainable = head.is_some();
-        let Some(head) = head.or(base.head()) else {
-            let hint = "hint: give an adapter that saves `score`, or train one";
-            return Err(Error::Usage(format!(
-                "no reward head: neither `{}` nor an adapter has `score` ({hint})",
-                base.name
-            )));
-        };
-        let config = &base.config;
-        let place = |t: &Tensor| t.to_dtype(exact_type(dtype))?.to_device(device);
-        let (head, head_bias) = head.reward(&base.outputs)?;
-        let trained = |name: &str| adapter.and_then(|adapter| Some(adapter.replaced.get(name)?.1.clone()));
-        let mut stored = |name: &str| {
-            let tensor = trained(name).or_else(|| get(name));
-            tensor.ok_or_else(|| Error::Usage(format!("{name} is missing")))
-        };
-        let embedding = stored(config.names.embedding)?.to_device(device)?;
-        let mut tensor = |name: String| Ok(place(&stored(&name)?)?);
-        let lora = |site: Site| -> Result<Option<Lora>> {
-            let lora = adapter.and_then(|adapter| adapter.lora.get(&site));
-            lora.map(|lora| lora.try_map(place)).transpose().map_err(Error::Compute)
-        };
-        let mut layers = Vec::with_capacity(config.layers);
-        for index in 0..config.layers {
-            let of_layer = format!("{}.{index}", config.names.layers);
-            let biased = config.biases.by_input();
-            let mut linear = |at: usize| -> Result<Linear> {
-                let parts = config.names.linears[at].iter().map(|projection| {
-                    let module = format!("{of_layer}.{}", projection.module());
-                    let bias = biased[at].then(|| tensor(format!("{module}.bias"))).transpose()?;
-                    let frozen = Frozen { weight: tensor(format!("{module}.weight"))?, bias };
-                    Ok((frozen, lora(Site { layer: index, projection: *projection })?))
-                });
-                let mut linear = Linear::new(parts.collect::<Result<_>>()?)?;
-                linear.round(dtype)?;
-                done(&mut linear);
-                Ok(linear)
-            };
-            let linears = [linear(0)?, linear(1)?, linear(2)?, linear(3)?];
-            let mut named = |name: &str| norm(config, format!("{of_layer}.{name}"), &mut tensor);
-            let norms = config.names.norms.clone().try_map(|name| name.map(&mut named).transpose())?;
-            let qk_norms = match config.qk_norm {
-                Some(_) => {
-                    let [queries, keys] = config.names.queries_and_keys;
-                    Some([named(queries)?, named(keys)?])
-                }
-                None => None,
-            };
-            let attention = config.attention(index);
-            layers.push(Layer {
-                index,
-                rows: if index + 1 == config.layers { Rows::Pooled } else { Rows::All },
-                norms,
-                qk_norms,
-                turning: attention.heads.turning(),
-                attention,
-                rotation: config.sights[index].rope,
-                gate: config.gate,
-                parallel: config.parallel,
-                linears,
-                projections: config.names.linears,
-            });
-        }
-        let embedding = match adapter.and_then(|adapter| adapter.embedding.as_ref()) {
-            // (V, C) + s (B A)^T
-            Some(lora) => {
-                (place(&embedding)? + (place(&lora.b)?.matmul(&place(&lora.a)?)?.t()? * lora.scale)?)?
-            }
-            None => embedding,
-        };
-        Ok(Self {
-            embedding,
-            layers,
-            norm: norm(config, config.names.norm.into(), &mut tensor)?,
-            head: place(&head)?,
-            head_bias,
-            head_trainable,
-            activation_bytes: ACTIVATION_BYTES,
-            config: config.clone(),
-            dtype,
-            device: device.clone(),
-        })
-    }
-
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -403,15 +285,4 @@ impl RewardModel {
             None => Ok(rewards),
         }
     }
-}
-
-/// A norm by the name of its module.
-fn norm(config: &Config, name: String, tensor: &mut impl FnMut(String) -> Result<Tensor>) -> Result<Norm> {
-    let weight = tensor(format!("{name}.weight"))?;
-    let (weight, bias) = match config.norm {
-        NormKind::Rms => (weight, None),
-        NormKind::RmsFromOne => ((weight + 1.0)?, None),
-        NormKind::Layer => (weight, Some(tensor(format!("{name}.bias"))?)),
-    };
-    Ok(Norm { weight, bias, eps: config.norm_eps })
 }

@@ -66,6 +66,16 @@ fn of_a_pair_that_is_too_long_the_response_is_cut() {
     assert!(message.starts_with("truncation: "), "{message}");
 }
 
+/// A text on its own, as other servers' clients send it.
+#[test]
+fn plain_text_is_surrounded_by_the_special_tokens() {
+    let model = open("bert");
+    let plain = model.reader.encoder.encode(&Input::Plain("bake bread".into()), &NO_LIMIT).unwrap();
+    assert!(plain.ids.starts_with(&[2]) && plain.ids.ends_with(&[3]), "{plain:?}");
+    assert!(model.reader.encoder.types(&plain.ids).iter().all(|kind| *kind == 0));
+    assert!(model.rewards(&[&plain]).unwrap()[0].is_finite());
+}
+
 #[test]
 fn without_a_template_a_conversation_of_more_turns_is_refused() {
     let said = |role: &str| Message::new(role, "x");

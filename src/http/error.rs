@@ -14,7 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{IntoResponses, ToSchema};
 
 use super::access::Role;
 use crate::Error;
@@ -43,6 +43,36 @@ pub struct ErrorDetail {
     pub param: Option<String>,
     /// A stable name for programs.
     pub code: &'static str,
+}
+
+/// How scoring may be refused, for the document; what a route adds is its own.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "documentation")]
+pub enum Refusals {
+    /// not JSON
+    #[response(status = BAD_REQUEST)]
+    NotJson(ErrorBody),
+    /// unknown model
+    #[response(status = NOT_FOUND)]
+    UnknownModel(ErrorBody),
+    /// body too large, or too many items
+    #[response(status = PAYLOAD_TOO_LARGE)]
+    TooLarge(ErrorBody),
+    /// not `application/json`
+    #[response(status = UNSUPPORTED_MEDIA_TYPE)]
+    ContentType(ErrorBody),
+    /// a field is invalid; `param` names it
+    #[response(status = UNPROCESSABLE_ENTITY)]
+    Invalid(ErrorBody),
+    /// scoring failed
+    #[response(status = INTERNAL_SERVER_ERROR)]
+    Failed(ErrorBody),
+    /// overloaded or not ready
+    #[response(status = SERVICE_UNAVAILABLE, headers(("retry-after" = u32, description = "seconds to wait")))]
+    Overloaded(ErrorBody),
+    /// the request's time ran out
+    #[response(status = GATEWAY_TIMEOUT)]
+    Late(ErrorBody),
 }
 
 /// An error with its status.

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::{
     App,
-    error::{ApiError, ErrorBody},
+    error::{ApiError, Refusals},
     json::StrictJson,
     layers::Cost,
     object::Object,
@@ -63,15 +63,7 @@ pub struct RewardsResponse {
     request_body = RewardsRequest,
     responses(
         (status = OK, body = RewardsResponse),
-        (status = BAD_REQUEST, body = ErrorBody, description = "not JSON"),
-        (status = NOT_FOUND, body = ErrorBody, description = "unknown model"),
-        (status = PAYLOAD_TOO_LARGE, body = ErrorBody, description = "body too large, or too many items"),
-        (status = UNSUPPORTED_MEDIA_TYPE, body = ErrorBody, description = "not `application/json`"),
-        (status = UNPROCESSABLE_ENTITY, body = ErrorBody, description = "a field is invalid; `param` names it"),
-        (status = INTERNAL_SERVER_ERROR, body = ErrorBody, description = "scoring failed"),
-        (status = SERVICE_UNAVAILABLE, body = ErrorBody, description = "overloaded or not ready",
-            headers(("retry-after" = u32, description = "seconds to wait"))),
-        (status = GATEWAY_TIMEOUT, body = ErrorBody, description = "the request's time ran out"),
+        Refusals,
     )
 )]
 pub async fn rewards(

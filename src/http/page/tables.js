@@ -2,13 +2,10 @@
 
 import { element, number, snippet } from "./text.js";
 
-/** From here on a candidate is marked. */
-const UNUSUAL = 0.95;
-
 /** Fills the body of the ranking's table. */
 export function showRanking(body, ranked) {
   body.replaceChildren(
-    ...ranked.map(({ name, text, mean, std, score, novelty, tokens, truncated }, rank) =>
+    ...ranked.map(({ name, text, mean, std, score, novelty, novel, tokens, truncated }, rank) =>
       element(
         "tr",
         {},
@@ -17,7 +14,7 @@ export function showRanking(body, ranked) {
         cell(number(score)),
         cell(number(mean)),
         cell(number(std)),
-        noveltyCell(novelty),
+        noveltyCell(novelty, novel),
         cell(truncated ? `${tokens}, cut` : tokens),
       ),
     ),
@@ -29,9 +26,8 @@ function words(text) {
   return element("span", { class: "words" }, snippet(text, 48));
 }
 
-function noveltyCell(novelty) {
-  const unusual = novelty !== null && novelty >= UNUSUAL;
-  const mark = unusual ? element("span", { class: "novel" }, "unusual") : null;
+function noveltyCell(novelty, novel) {
+  const mark = novel ? element("span", { class: "novel" }, "unusual") : null;
   return element("td", { class: "number" }, mark, " ", number(novelty));
 }
 
