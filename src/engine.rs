@@ -1,11 +1,12 @@
-//! Requests become batches: an async handle before a thread that owns the models.
+//! Requests become batches: an async handle before a thread that scores.
 //!
 //! ```text
 //! score -> admit (gate: rate, pace, bounds) -> tokenise (blocking pool) -> known? (cache) -> queue (lines, fair)
 //!       -> batch by token budget (worker) -> reply (to all who wait)
 //! ```
 //!
-//! The handle is cheap to clone. The gate is the only place where a request is turned away for load. The
+//! A job names the generation of its model, which is a model that never changes; another one under the same name comes into service
+//! between two requests. The handle is cheap to clone. The gate is the only place where a request is turned away for load. The
 //! worker ends when the last handle is dropped, after it has answered everything that was admitted.
 
 use std::{sync::Arc, thread, time::Instant};
@@ -20,13 +21,14 @@ use crate::{
     Error, Result,
     item::Placed,
     score::{Embedding, Estimate, Want, penalty::Penalty, select::Selected},
-    telemetry::{drift::Drift, metrics::Metrics},
-    text::{Limit, TokenSeq},
+    telemetry::metrics::Metrics,
+    text::{Encoder, Limit, TokenSeq},
 };
 
 mod cache;
 mod fair;
 mod gate;
+pub mod generation;
 mod job;
 mod pace;
 pub mod queue;
@@ -39,13 +41,13 @@ mod worker;
 
 use cache::{Cache, Sum};
 use gate::{Gate, Ticket};
-use job::estimated;
+use job::{Asking, estimated};
 pub use job::{Job, Seen, by_size};
-use queue::{Key, Load, Queue, Work};
+use queue::{Load, Queue, Work};
 use rate::Allowance;
-use registry::{Model, Registry, Served};
+use registry::{Model, Registry};
 use reply::{Reply, Way};
-use task::{Asked, Task};
+use task::{Ask, Asked, Order};
 use terms::Terms;
 use worker::Worker;
 
@@ -119,19 +121,17 @@ impl Drop for Inner {
 }
 
 impl Engine {
-    /// Moves the models to a thread of their own, which warms them up.
+    /// Starts the thread that scores, which warms the models up first.
     pub fn start(models: Vec<Model>, config: &Config, metrics: Arc<Metrics>) -> Result<Self> {
-        let registry = Registry::new(models.iter().map(|model| model.served.clone()).collect())?;
+        let registry = Registry::new(models)?;
         let bounds = Load { tokens: config.queue_tokens, items: config.queue_items };
         let queue = Queue::new(bounds, config.batch_tokens);
         let gate = Arc::new(Gate::new(queue, config.allowance, Arc::clone(&metrics)));
         let cache =
             (config.cache_bytes > 0).then(|| Arc::new(Cache::new(config.cache_bytes, Arc::clone(&metrics))));
         let health = Arc::new(watch::Sender::new(Health::Starting));
-        let drifts = models.iter().map(|model| model.served.novelty.as_ref().map(Drift::new)).collect();
         let worker = Worker {
-            models,
-            drifts,
+            models: registry.models(),
             gate: Arc::clone(&gate),
             health: Arc::clone(&health),
             metrics: Arc::clone(&metrics),
@@ -198,25 +198,23 @@ impl Engine {
 
     /// Scores every input of a job, in order, or fails with the first error.
     pub async fn score(&self, job: Job, want: Want) -> Result<Vec<Seen<Estimate>>> {
-        let key = Key { model: job.model, work: Work::Estimates(want) };
-        let ask = self.estimates(key, &job.terms);
-        self.every(job, key, ask, Task::Estimate).await
+        let (order, asking) = job.ordered(Work::Estimates(want));
+        self.every(&order, asking, self.estimates(&order), Ask::Estimate).await
     }
 
     /// Says of every input of a job how its reward varies with the others', in order.
     pub async fn embed(&self, job: Job) -> Result<Vec<Seen<Embedding>>> {
-        let (key, deadline) = (Key { model: job.model, work: Work::Embeddings }, job.terms.deadline);
-        self.every(job, key, |_| Reply::alone(deadline), Task::Embed).await
+        let (order, asking) = job.ordered(Work::Embeddings);
+        self.every(&order, asking, |_| Reply::alone(order.terms.deadline), Ask::Embed).await
     }
 
     /// Scores every input of a job that can be scored; what is wrong with one is its own answer.
     pub async fn score_each(&self, job: Job, want: Want) -> Result<Vec<Result<Seen<Estimate>>>> {
-        let (key, terms) = (Key { model: job.model, work: Work::Estimates(want) }, job.terms.clone());
-        let (mut ticket, sequences) = self.prepared(job, key).await?;
+        let (order, asking) = job.ordered(Work::Estimates(want));
+        let (mut ticket, sequences) = self.prepared(&order, asking).await?;
         let good: Vec<TokenSeq> = sequences.iter().flatten().cloned().collect();
         let seen = seen(&good);
-        let ask = self.estimates(key, &terms);
-        let (entries, answers) = task::apart(good, key, &terms, ask, Task::Estimate);
+        let (entries, answers) = order.apart(good, self.estimates(&order), Ask::Estimate);
         ticket.fill(entries);
         let mut scored = awaited(seen, answers).await.into_iter();
         let answer = |sequence: Result<TokenSeq>| sequence.and_then(|_| scored.next().unwrap_or_else(gone));
@@ -232,14 +230,14 @@ impl Engine {
         penalty: Penalty,
         top: usize,
     ) -> Result<Vec<(Selected, Vec<Seen<()>>)>> {
-        let (key, terms) = (Key { model: job.model, work: Work::Selections }, job.terms.clone());
-        let (mut ticket, sequences) = self.prepared(job, key).await?;
+        let (order, asking) = job.ordered(Work::Selections);
+        let (mut ticket, sequences) = self.prepared(&order, asking).await?;
         let sequences = sequences.into_iter().collect::<Result<Vec<_>>>()?;
         let mut pools = Vec::with_capacity(sizes.len());
         let (mut entries, mut answers) = (Vec::new(), Vec::new());
         for pool in by_size(sequences, sizes) {
             pools.push(seen(&pool));
-            let (entry, answer) = task::together(pool, penalty, top, key, &terms);
+            let (entry, answer) = order.together(pool, penalty, top);
             entries.push(entry);
             answers.push(answer);
         }
@@ -251,58 +249,51 @@ impl Engine {
         Ok(selected)
     }
 
-    /// Asks something of every input, the way `ask` says, and nothing where one of them is wrong.
+    /// Asks something of every input, whose answer comes the `way` that is given, and nothing where one of them is wrong.
     async fn every<T>(
         &self,
-        job: Job,
-        key: Key,
-        ask: impl Fn(&TokenSeq) -> Way<T>,
-        task: fn(Asked<T>) -> Task,
+        order: &Order,
+        asking: Asking,
+        way: impl Fn(&TokenSeq) -> Way<T>,
+        ask: fn(Asked<T>) -> Ask,
     ) -> Result<Vec<Seen<T>>> {
-        let terms = job.terms.clone();
-        let (mut ticket, sequences) = self.prepared(job, key).await?;
+        let (mut ticket, sequences) = self.prepared(order, asking).await?;
         let sequences = sequences.into_iter().collect::<Result<Vec<_>>>()?;
         let seen = seen(&sequences);
-        let (entries, answers) = task::apart(sequences, key, &terms, ask, task);
+        let (entries, answers) = order.apart(sequences, way, ask);
         ticket.fill(entries);
         awaited(seen, answers).await.into_iter().collect()
     }
 
     /// The way to an estimate: by the cache, where there is one.
-    fn estimates(&self, key: Key, terms: &Terms) -> impl Fn(&TokenSeq) -> Way<Estimate> + use<> {
-        let (cache, priority, deadline) = (self.inner.cache.clone(), terms.priority, terms.deadline);
+    fn estimates(&self, order: &Order) -> impl Fn(&TokenSeq) -> Way<Estimate> + use<> {
+        let Terms { priority, deadline, .. } = order.terms;
+        let (cache, key) = (self.inner.cache.clone(), order.key());
         move |sequence| match &cache {
             Some(cache) => cache.ask((Sum::of(key, sequence), priority), deadline),
             None => Reply::alone(deadline),
         }
     }
 
-    /// Admits a job and tokenises its inputs; what is wrong with one is told in its place.
-    async fn prepared(&self, job: Job, key: Key) -> Result<(Ticket, Vec<Result<TokenSeq>>)> {
+    /// Admits what is asked and tokenises it; what is wrong with an input is told in its place.
+    async fn prepared(&self, order: &Order, asking: Asking) -> Result<(Ticket, Vec<Result<TokenSeq>>)> {
         if matches!(self.health(), Health::Starting | Health::Failed(_)) {
             return Err(Error::NotReady);
         }
-        let served = self.served(job.model)?;
-        let limit = Limit { max_length: job.length_within(served.max_length), truncation: job.truncation };
-        let load = estimated(&job.inputs, limit.max_length);
-        let ticket = self.inner.gate.admit(load, key, &job.terms)?;
-        self.tokenise(ticket, served, job.inputs, limit).await
-    }
-
-    fn served(&self, model: usize) -> Result<&Served> {
-        let served = self.inner.registry.models().get(model);
-        served.ok_or_else(|| Error::Internal(format!("no model has the index {model}")))
+        let Asking { inputs, limit } = asking;
+        let load = estimated(&inputs, limit.max_length);
+        let ticket = self.inner.gate.admit(load, order.key(), &order.terms)?;
+        self.tokenise(ticket, Arc::clone(&order.model.encoder), inputs, limit).await
     }
 
     /// Tokenises off the runtime; the ticket goes along, so that its share counts until that has ended.
     async fn tokenise(
         &self,
         ticket: Ticket,
-        served: &Served,
+        encoder: Arc<Encoder>,
         inputs: Vec<Placed>,
         limit: Limit,
     ) -> Result<(Ticket, Vec<Result<TokenSeq>>)> {
-        let encoder = Arc::clone(&served.encoder);
         let started = Instant::now();
         let span = Span::current();
         let tokenised = spawn_blocking(move || {
@@ -344,7 +335,6 @@ fn gone<T>() -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::Encoder;
 
     /// An encoder of two words, without a chat template.
     pub fn encoder() -> Arc<Encoder> {

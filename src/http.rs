@@ -29,6 +29,8 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::{Error, Result, engine::Engine, telemetry::metrics::Metrics};
 
 pub mod access;
+pub mod adapters;
+mod answering;
 mod best_of_n;
 mod compare;
 pub mod cors;
@@ -52,6 +54,7 @@ mod terms;
 pub mod tls;
 
 use access::keys::Keys;
+use adapters::Adapters;
 use cors::Origin;
 use dialect::{Compat, PlainScore};
 use error::ApiError;
@@ -122,12 +125,24 @@ struct Shared {
     metrics: Arc<Metrics>,
     config: Config,
     replays: Replays,
+    adapters: Option<Adapters>,
 }
 
 impl App {
     /// Puts the parts together; `metrics` are those the engine reports to.
     pub fn new(engine: Engine, metrics: Arc<Metrics>, config: Config) -> Self {
-        Self { shared: Arc::new(Shared { engine, metrics, config, replays: Replays::default() }) }
+        Self::with_adapters(engine, metrics, config, None)
+    }
+
+    /// The same where adapters may come and go.
+    pub fn with_adapters(
+        engine: Engine,
+        metrics: Arc<Metrics>,
+        config: Config,
+        adapters: Option<Adapters>,
+    ) -> Self {
+        let replays = Replays::default();
+        Self { shared: Arc::new(Shared { engine, metrics, config, replays, adapters }) }
     }
 
     fn engine(&self) -> &Engine {
@@ -180,11 +195,11 @@ struct Document;
 fn table() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Document::openapi())
         .merge(native())
-        .routes(routes!(stream::stream))
+        .merge(OpenApiRouter::new().routes(routes!(stream::stream)).route_layer(from_fn(answering::name)))
         .routes(routes!(models::models))
         .routes(routes!(ops::livez))
         .routes(routes!(ops::readyz))
-        .merge(dialect::table())
+        .merge(dialect::table().route_layer(from_fn(answering::name)))
 }
 
 /// The route that may have a port of its own.
@@ -198,6 +213,7 @@ fn native() -> OpenApiRouter<App> {
         .routes(routes!(rewards::rewards))
         .routes(routes!(compare::compare))
         .routes(routes!(best_of_n::best_of_n))
+        .route_layer(from_fn(answering::name))
         .route_layer(from_fn(idempotency::replay))
 }
 

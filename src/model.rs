@@ -161,6 +161,11 @@ impl RewardModel {
         Ok(Trace { rewards: self.read_out(&x)?, packed, batch, layers, last: x })
     }
 
+    /// Bytes that it takes beside what models on one base share, which is the embedding.
+    pub fn bytes(&self) -> usize {
+        self.layers.iter().flat_map(|layer| &layer.linears).map(Linear::bytes).sum()
+    }
+
     /// Bytes of activations that are kept at most.
     pub fn activation_bytes(&self) -> usize {
         self.activation_bytes

@@ -108,6 +108,11 @@ impl Access {
         Ok(Sockets { service, metrics, tls: self.tls.clone() })
     }
 
+    /// Whether any key has a role.
+    pub fn has(&self, role: Role) -> bool {
+        self.keys.have(role)
+    }
+
     /// Whether other machines may come in without a key.
     fn is_open_to_others(&self, host: IpAddr) -> bool {
         self.keys.is_empty() && !host.to_canonical().is_loopback()

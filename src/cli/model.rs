@@ -57,12 +57,17 @@ impl BaseArgs {
         embedded(BASE)
     }
 
+    /// Where it is.
+    pub fn path(&self) -> Result<PathBuf> {
+        match &self.model {
+            Some(place) => place.path(Kind::Checkpoint),
+            None => Self::embedded_path(),
+        }
+    }
+
     /// Opens the base, and says on standard error what of it is not used.
     pub fn open(&self) -> Result<Checkpoint> {
-        let path = match &self.model {
-            Some(place) => place.path(Kind::Checkpoint)?,
-            None => Self::embedded_path()?,
-        };
+        let path = self.path()?;
         let base = Checkpoint { outputs: self.outputs()?, ..Checkpoint::open(&path)? };
         base.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         Ok(base)

@@ -2,31 +2,38 @@
 
 use super::{
     access::{Access, AccessArgs},
-    model::{BaseArgs, NamedAdapter, Opened, embedded},
+    model::{BaseArgs, NamedAdapter, embedded},
     scoring::ScoringArgs,
 };
 use crate::{
-    Error, Result,
+    Error, Result, digest,
     engine::{
         self, Engine,
         rate::{Allowance, Rate},
-        registry::Model,
+        registry::{Model, Served},
     },
     http::{
         self, App,
+        access::Role,
+        adapters::{Adapters, Loaded},
         dialect::{Compat, PlainScore},
     },
     hub::Kind,
-    score::{Scorer, Want, ensemble::Ensemble, rescale::Scale},
+    score::{Scorer, ensemble::Ensemble, rescale::Scale},
     telemetry::metrics::Metrics,
 };
 use clap::builder::RangedU64ValueParser;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
     time::Duration,
 };
+
+mod loader;
+
+use loader::Loader;
 
 /// Name of the embedded adapter's model, and of a base's own head.
 const DEFAULT: &str = "default";
@@ -52,9 +59,24 @@ pub struct Serve {
     #[command(flatten)]
     access: AccessArgs,
     #[command(flatten)]
+    hot: Hot,
+    #[command(flatten)]
     answers: Answers,
     #[command(flatten)]
     limits: Limits,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Adapters that come and go")]
+struct Hot {
+    /// Folder below which adapters may be loaded while the service runs, by POST to /v1/load_lora_adapter with a key of the role
+    /// admin [default: none may]
+    #[arg(long, value_name = "FOLDER", env = "REWARDEN_ADAPTER_ROOT")]
+    adapter_root: Option<PathBuf>,
+    /// MiB that they may take between them; those that were not asked for longest make room for others [default: any]
+    #[arg(long, value_name = "MIB", value_parser = RangedU64ValueParser::<u64>::new().range(1..=1 << 24))]
+    #[arg(requires = "adapter_root", env = "REWARDEN_ADAPTER_MEMORY")]
+    adapter_memory: Option<u64>,
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -153,16 +175,19 @@ impl Serve {
     pub fn run(self) -> Result<()> {
         let runtime = tokio::runtime::Runtime::new().map_err(Error::io("runtime"))?;
         let access = self.access.clone().read()?;
-        let models = self.models()?;
-        runtime.block_on(self.serve(access, models))
+        if self.hot.adapter_root.is_some() && !access.has(Role::Admin) {
+            return Err(Error::Usage("--adapter-root: needs a key with the role `admin` (hint: `--keys FILE`)".into()));
+        }
+        let (models, adapters) = self.models()?;
+        runtime.block_on(self.serve(access, models, adapters))
     }
 
-    async fn serve(self, access: Access, models: Vec<Model>) -> Result<()> {
+    async fn serve(self, access: Access, models: Vec<Model>, adapters: Option<Adapters>) -> Result<()> {
         let sockets = access.bind().await?;
         let metrics = Arc::new(Metrics::new().map_err(|e| Error::Internal(format!("metrics: {e}")))?);
         let engine = Engine::start(models, &self.limits.engine(), Arc::clone(&metrics))?;
         let config = access.config(self.http());
-        http::serve(sockets, App::new(engine, metrics, config), stop_signal()).await
+        http::serve(sockets, App::with_adapters(engine, metrics, config, adapters), stop_signal()).await
     }
 
     fn http(&self) -> http::Config {
@@ -170,48 +195,73 @@ impl Serve {
         http::Config { novelty_threshold, plain_score, compat, ..self.limits.http() }
     }
 
-    /// Opens the base once and puts every adapter on it.
-    fn models(&self) -> Result<Vec<Model>> {
+    /// Opens the base once and puts every adapter on it; tells how more can be put on it later.
+    fn models(&self) -> Result<(Vec<Model>, Option<Adapters>)> {
         let mut adapters = self.adapter.clone();
         if adapters.is_empty() && self.base.model.is_none() {
             let path = embedded(super::model::ADAPTER)?.into();
             adapters.push(NamedAdapter { name: DEFAULT.into(), path });
         }
         if let Some(model) = self.base.cross_encoder(&self.scoring)? {
-            if !adapters.is_empty() || !self.ensemble.is_empty() {
+            if !adapters.is_empty() || !self.ensemble.is_empty() || self.hot.adapter_root.is_some() {
                 return Err(Error::Usage("--adapter: a cross-encoder takes none".into()));
             }
-            return Ok(vec![Model::of_means(DEFAULT.into(), model)]);
+            let fingerprint = digest::of_path(&self.base.path()?)?;
+            return Ok((vec![Model::of_means(DEFAULT.into(), model).known_by(fingerprint)], None));
         }
-        let (base, backend) = (self.base.open()?, self.scoring.backend(&self.base)?);
-        let (mut models, mut scorers) = (Vec::new(), BTreeMap::new());
         let folder = |NamedAdapter { name, path }| Ok((name, Some(path.path(Kind::Adapter)?)));
-        let folders = match adapters.is_empty() {
+        let folders: Vec<(String, Option<PathBuf>)> = match adapters.is_empty() {
             true => vec![(DEFAULT.to_owned(), None)],
             false => adapters.into_iter().map(folder).collect::<Result<_>>()?,
         };
+        let loader = Loader::new(&self.base, &self.scoring, self.limits.max_length)?;
+        let (mut models, mut scorers) = (Vec::new(), BTreeMap::new());
         for (name, folder) in folders {
-            let parent = folder.as_ref().map(|_| base.name.clone());
-            let opened = Opened::frozen(base.clone(), folder, &backend)?;
-            let encoder = Arc::clone(&opened.base.encoder);
-            let max_length = self.limits.max_length.unwrap_or(usize::MAX).min(opened.base.config.max_length);
-            let scorer = Arc::new(opened.into_scorer(Want::MeanAndVariance, &self.scoring)?);
-            models.push(Model::new(name.clone(), encoder, max_length, Arc::clone(&scorer)).on(parent));
+            let (model, scorer) = loader.open(&name, folder)?;
+            models.push(model);
             scorers.insert(name, scorer);
         }
         for ensemble in &self.ensemble {
             let ensemble = ensemble.of(&scorers, &models)?;
             models.push(ensemble);
         }
+        let scales = self.scales(&models)?;
+        let models = models.into_iter().map(|model| rescaled(model, &scales)).collect();
+        Ok((models, self.hot.adapters(loader, scales)?))
+    }
+
+    /// The scale of every model that has one, by its name.
+    fn scales(&self, models: &[Model]) -> Result<BTreeMap<String, Scale>> {
+        let mut scales = BTreeMap::new();
         for NamedScale { name, scale } in &self.rescale {
-            let is_meant = |model: &Model| name.as_ref().is_none_or(|name| model.served.name == *name);
-            let unknown =
-                || Error::Usage(format!("--rescale: no such model: {}", name.as_deref().unwrap_or_default()));
-            let at = models.iter().position(is_meant).ok_or_else(unknown)?;
-            let model = models.remove(at).rescaled(*scale);
-            models.insert(at, model);
+            let is_meant = |model: &&Model| name.as_ref().is_none_or(|name| model.served.name == *name);
+            let model = models.iter().find(is_meant).ok_or_else(|| {
+                Error::Usage(format!("--rescale: no such model: {}", name.as_deref().unwrap_or_default()))
+            })?;
+            scales.insert(model.served.name.clone(), *scale);
         }
-        Ok(models)
+        Ok(scales)
+    }
+}
+
+/// A model on its scale, where it has one.
+fn rescaled(model: Model, scales: &BTreeMap<String, Scale>) -> Model {
+    match scales.get(&model.served.name) {
+        Some(scale) => model.rescaled(*scale),
+        None => model,
+    }
+}
+
+impl Hot {
+    /// Lets adapters come from the root, where there is one.
+    fn adapters(&self, loader: Loader, scales: BTreeMap<String, Scale>) -> Result<Option<Adapters>> {
+        let Some(root) = &self.adapter_root else { return Ok(None) };
+        let load = move |name: &str, folder: &Path| {
+            let (model, scorer) = loader.open(name, Some(folder.to_owned()))?;
+            let bytes = loader.bytes(&scorer, folder);
+            Ok(Loaded { model: rescaled(model, &scales), bytes })
+        };
+        Adapters::new(root, self.adapter_memory.map(|mib| mib << 20), load).map(Some)
     }
 }
 
@@ -267,9 +317,10 @@ impl NamedEnsemble {
         let unknown = |member: &String| wrong(format!("no `--adapter` is named `{member}`"));
         let member = |member: &String| scorers.get(member).cloned().ok_or_else(|| unknown(member));
         let ensemble = Ensemble::new(members.iter().map(member).collect::<Result<_>>()?);
-        let like = models.iter().find(|model| members.contains(&model.served.name));
-        let like = like.ok_or_else(|| wrong("no members".into()))?;
-        Ok(Model::of_ensemble(name.clone(), &like.served, ensemble.map_err(|e| wrong(e.to_string()))?))
+        let ensemble = ensemble.map_err(|e| wrong(e.to_string()))?;
+        let members: Vec<&Served> =
+            models.iter().map(|model| &model.served).filter(|model| members.contains(&model.name)).collect();
+        Model::of_ensemble(name.clone(), &members, ensemble)
     }
 }
 

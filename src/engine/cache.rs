@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 pub struct Sum([u8; 32]);
 
 impl Sum {
-    /// Digests everything that a result depends on; a model does not change while it has its number.
+    /// Digests everything that a result depends on; a generation does not change.
     pub fn of(key: Key, sequence: &TokenSeq) -> Self {
         let work: u8 = match key.work {
             Work::Estimates(Want::Mean) => 0,
@@ -33,7 +33,7 @@ impl Sum {
             Work::Selections => 3,
         };
         let mut digest = Sha256::new();
-        digest.update((key.model as u64).to_le_bytes());
+        digest.update(key.model.to_le_bytes());
         digest.update([work]);
         digest.update((sequence.pooled as u64).to_le_bytes());
         sequence.ids.iter().for_each(|id| digest.update(id.to_le_bytes()));

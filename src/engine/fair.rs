@@ -27,7 +27,7 @@ pub const AGE: Duration = Duration::from_secs(2);
 pub struct Whose {
     pub priority: Priority,
     pub client: Client,
-    pub model: usize,
+    pub model: u64,
 }
 
 /// All lines.
@@ -237,7 +237,7 @@ mod tests {
     const WORK: Work = Work::Estimates(Want::Mean);
 
     /// An entry of a client, for a model; the payload is what it is called.
-    fn of<T>(client: &str, model: usize, tokens: usize, since: Instant, payload: T) -> Entry<T> {
+    fn of<T>(client: &str, model: u64, tokens: usize, since: Instant, payload: T) -> Entry<T> {
         let key = Key { model, work: WORK };
         Entry { client: Client(Some(client.into())), ..entry(key, tokens, since, payload) }
     }
@@ -336,15 +336,15 @@ mod tests {
         /// As long as two lines wait, neither is served more than a batch and an entry ahead of the other.
         #[test]
         fn nobody_gets_ahead_of_those_who_wait(
-            sent in prop::collection::vec((0usize..4, 0usize..2, 1usize..40), 1..120), budget in 1usize..80,
+            sent in prop::collection::vec((0usize..4, 0u64..2, 1usize..40), 1..120), budget in 1usize..80,
         ) {
             let (mut lines, now) = (Lines::new(), Instant::now());
-            let mut left: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
+            let mut left: BTreeMap<(usize, u64), Vec<usize>> = BTreeMap::new();
             for (at, (client, model, tokens)) in sent.iter().enumerate() {
                 lines.push(of(&client.to_string(), *model, *tokens, now, at));
                 left.entry((*client, *model)).or_default().push(at);
             }
-            let mut served: BTreeMap<(usize, usize), usize> = left.keys().map(|line| (*line, 0)).collect();
+            let mut served: BTreeMap<(usize, u64), usize> = left.keys().map(|line| (*line, 0)).collect();
             let ahead = budget + 2 * 40;
             while !lines.is_empty() {
                 for at in batch(&mut lines, budget, now) {

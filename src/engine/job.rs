@@ -1,10 +1,17 @@
 //! What a request asks of one model.
 
-use super::{queue::Load, terms::Terms};
+use std::sync::Arc;
+
+use super::{
+    generation::Generation,
+    queue::{Load, Work},
+    task::Order,
+    terms::Terms,
+};
 use crate::{
     item::{Input, Message, Placed},
     score::{Embedding, Estimate},
-    text::Truncation,
+    text::{Limit, Truncation},
 };
 
 /// Bytes of text taken for one token until it is tokenised.
@@ -13,8 +20,8 @@ const BYTES_PER_TOKEN: usize = 4;
 /// One request's sequences, for one model.
 #[derive(Debug)]
 pub struct Job {
-    /// Index of the model in the registry.
-    pub model: usize,
+    /// The model, as it was found.
+    pub model: Arc<Generation>,
     /// What is to be scored.
     pub inputs: Vec<Placed>,
     /// Tokens that an input may have, where that is less than the model takes.
@@ -52,10 +59,19 @@ impl Seen<Embedding> {
     }
 }
 
+/// The inputs of a job, and how long they may be.
+pub struct Asking {
+    pub inputs: Vec<Placed>,
+    pub limit: Limit,
+}
+
 impl Job {
-    /// The job's own limit where it is the lower one.
-    pub fn length_within(&self, longest: usize) -> usize {
-        self.max_length.unwrap_or(longest).min(longest)
+    /// Separates what all its entries share from its inputs, whose limit is the lower one of the job's and the model's.
+    pub fn ordered(self, work: Work) -> (Order, Asking) {
+        let Self { model, inputs, max_length, truncation, terms } = self;
+        let longest = model.max_length;
+        let limit = Limit { max_length: max_length.unwrap_or(longest).min(longest), truncation };
+        (Order { model, work, terms }, Asking { inputs, limit })
     }
 }
 

@@ -48,8 +48,8 @@ impl Load {
 /// for, a backward that it does not need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
-    /// Index of the model in the registry.
-    pub model: usize,
+    /// Number of the model's generation.
+    pub model: u64,
     /// What is computed.
     pub work: Work,
 }
@@ -210,7 +210,7 @@ pub mod tests {
 
     const WIDE: Load = Load { tokens: usize::MAX, items: usize::MAX };
 
-    fn key(model: usize, want: Want) -> Key {
+    fn key(model: u64, want: Want) -> Key {
         Key { model, work: Work::Estimates(want) }
     }
 
@@ -347,7 +347,7 @@ pub mod tests {
     proptest! {
         #[test]
         fn nothing_is_lost_and_batches_are_of_one_key_within_the_budget(
-            sizes in prop::collection::vec((1usize..30, 0usize..2, any::<bool>()), 1..40), budget in 1usize..60,
+            sizes in prop::collection::vec((1usize..30, 0u64..2, any::<bool>()), 1..40), budget in 1usize..60,
         ) {
             let mut queue = Queue::new(WIDE, budget);
             let keys: Vec<_> = sizes

@@ -1,6 +1,6 @@
 //! What waits in the queue: sequences, what is wanted of them, and the way back to the client.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use tokio::sync::oneshot::Receiver;
 
@@ -12,14 +12,24 @@ use crate::{
 };
 
 use super::{
-    queue::{Entry, Fate, Key, Load},
+    generation::Generation,
+    queue::{Entry, Fate, Key, Load, Work},
     reply::{Reply, Waiter, Way},
     terms::Terms,
 };
 
-/// What one entry of the queue asks for.
+/// What one entry of the queue asks for, and of whom.
 #[derive(Debug)]
-pub enum Task {
+pub struct Task {
+    /// Kept in being until this is done.
+    pub model: Arc<Generation>,
+    /// What is asked.
+    pub ask: Ask,
+}
+
+/// What is asked of a model.
+#[derive(Debug)]
+pub enum Ask {
     /// Mean and variance of a reward.
     Estimate(Asked<Estimate>),
     /// How a reward varies with others.
@@ -53,64 +63,81 @@ pub struct Choice {
 impl Task {
     /// Whether somebody waits for it.
     pub fn fate(&self, now: Instant) -> Fate {
-        match self {
-            Self::Estimate(asked) => asked.reply.fate(now),
-            Self::Embed(asked) => asked.reply.fate(now),
-            Self::Select(choice) => choice.reply.fate(now),
+        match &self.ask {
+            Ask::Estimate(asked) => asked.reply.fate(now),
+            Ask::Embed(asked) => asked.reply.fate(now),
+            Ask::Select(choice) => choice.reply.fate(now),
         }
     }
 
     /// Refuses to do it.
     pub fn refuse(self, error: Error) {
-        match self {
-            Self::Estimate(asked) => asked.reply.send(Err(error)),
-            Self::Embed(asked) => asked.reply.send(Err(error)),
-            Self::Select(choice) => choice.reply.send(Err(error)),
+        match self.ask {
+            Ask::Estimate(asked) => asked.reply.send(Err(error)),
+            Ask::Embed(asked) => asked.reply.send(Err(error)),
+            Ask::Select(choice) => choice.reply.send(Err(error)),
         }
     }
 }
 
-/// Entries of one sequence each, and where the answers will be. `ask` finds the way to the answer of a sequence; `task` is what
-/// is asked of those that have to be computed.
-pub fn apart<T>(
-    sequences: Vec<TokenSeq>,
-    key: Key,
-    terms: &Terms,
-    ask: impl Fn(&TokenSeq) -> Way<T>,
-    task: fn(Asked<T>) -> Task,
-) -> (Vec<Entry<Task>>, Vec<Receiver<Result<T>>>) {
-    let (mut asked, mut answers) = (Vec::new(), Vec::with_capacity(sequences.len()));
-    for sequence in sequences {
-        let (reply, answer) = ask(&sequence);
-        asked.extend(reply.map(|reply| Asked { sequence, reply }));
-        answers.push(answer);
+/// What the entries of one request have in common.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// Who scores.
+    pub model: Arc<Generation>,
+    /// What is computed.
+    pub work: Work,
+    /// For whom, and until when.
+    pub terms: Terms,
+}
+
+impl Order {
+    /// What they share with the others of their batch.
+    pub fn key(&self) -> Key {
+        Key { model: self.model.number(), work: self.work }
     }
-    let own = own_tokens(&asked.iter().map(|asked| &asked.sequence).collect::<Vec<_>>());
-    let entry = |(asked, own): (Asked<T>, usize)| {
-        let load = Load { tokens: asked.sequence.ids.len(), items: 1 };
-        entry(key, terms, load, own, task(asked))
-    };
-    (asked.into_iter().zip(own).map(entry).collect(), answers)
-}
 
-/// An entry of several sequences, and where the answer will be.
-pub fn together(
-    sequences: Vec<TokenSeq>,
-    penalty: Penalty,
-    top: usize,
-    key: Key,
-    terms: &Terms,
-) -> (Entry<Task>, Receiver<Result<Selected>>) {
-    let (waiter, answer) = Waiter::new(terms.deadline);
-    let reply = Reply::One(waiter);
-    let tokens = sequences.iter().map(|sequence| sequence.ids.len()).sum();
-    let load = Load { tokens, items: sequences.len() };
-    let own = own_tokens(&sequences.iter().collect::<Vec<_>>()).iter().sum();
-    (entry(key, terms, load, own, Task::Select(Choice { sequences, penalty, top, reply })), answer)
-}
+    /// Entries of one sequence each, and where the answers will be. `way` finds the way to the answer of a sequence; `ask` is
+    /// what is asked of those that have to be computed.
+    pub fn apart<T>(
+        &self,
+        sequences: Vec<TokenSeq>,
+        way: impl Fn(&TokenSeq) -> Way<T>,
+        ask: fn(Asked<T>) -> Ask,
+    ) -> (Vec<Entry<Task>>, Vec<Receiver<Result<T>>>) {
+        let (mut asked, mut answers) = (Vec::new(), Vec::with_capacity(sequences.len()));
+        for sequence in sequences {
+            let (reply, answer) = way(&sequence);
+            asked.extend(reply.map(|reply| Asked { sequence, reply }));
+            answers.push(answer);
+        }
+        let own = own_tokens(&asked.iter().map(|asked| &asked.sequence).collect::<Vec<_>>());
+        let entry = |(asked, own): (Asked<T>, usize)| {
+            let load = Load { tokens: asked.sequence.ids.len(), items: 1 };
+            self.entry(load, own, ask(asked))
+        };
+        (asked.into_iter().zip(own).map(entry).collect(), answers)
+    }
 
-fn entry(key: Key, terms: &Terms, load: Load, own: usize, payload: Task) -> Entry<Task> {
-    let Terms { client, priority, .. } = terms.clone();
-    let Load { tokens, items } = load;
-    Entry { key, client, priority, since: Instant::now(), items, tokens, own, payload }
+    /// An entry of several sequences, and where the answer will be.
+    pub fn together(
+        &self,
+        sequences: Vec<TokenSeq>,
+        penalty: Penalty,
+        top: usize,
+    ) -> (Entry<Task>, Receiver<Result<Selected>>) {
+        let (waiter, answer) = Waiter::new(self.terms.deadline);
+        let reply = Reply::One(waiter);
+        let tokens = sequences.iter().map(|sequence| sequence.ids.len()).sum();
+        let load = Load { tokens, items: sequences.len() };
+        let own = own_tokens(&sequences.iter().collect::<Vec<_>>()).iter().sum();
+        (self.entry(load, own, Ask::Select(Choice { sequences, penalty, top, reply })), answer)
+    }
+
+    fn entry(&self, load: Load, own: usize, ask: Ask) -> Entry<Task> {
+        let Terms { client, priority, .. } = self.terms.clone();
+        let Load { tokens, items } = load;
+        let payload = Task { model: Arc::clone(&self.model), ask };
+        Entry { key: self.key(), client, priority, since: Instant::now(), items, tokens, own, payload }
+    }
 }

@@ -1,6 +1,6 @@
-//! The thread that owns the models.
+//! The thread that scores.
 //!
-//! It warms every model up with a real forward and backward, then takes batches from the gate until that is
+//! It warms every model of the start up with a real forward and backward, then takes batches from the gate until that is
 //! closed. A failure or a panic while scoring fails its batch, is logged once, and the thread goes on; a
 //! number that is not finite fails its item. Should the thread itself panic, the engine has failed, and says so.
 
@@ -16,27 +16,22 @@ use tracing::{debug, error, info};
 use super::{
     Health,
     gate::Gate,
-    queue::{Batch, Entry, Key, Work},
-    registry::Model,
+    generation::Generation,
+    queue::{Batch, Entry, Work},
     reply::told,
-    task::{Asked, Choice, Task},
+    task::{Ask, Asked, Choice, Task},
 };
 use crate::{
     Error, Result,
     score::{Embedding, Estimate, Judge, Want},
-    telemetry::{drift::Drift, metrics::Metrics},
+    telemetry::metrics::Metrics,
     text::TokenSeq,
 };
 
-/// Tokens of the warm-up sequence; its values do not matter.
-const WARM_UP: usize = 8;
-
-/// The models and everything the thread shares with the handle.
+/// Everything the thread shares with the handle.
 pub struct Worker {
-    /// In the order of the registry.
-    pub models: Vec<Model>,
-    /// Of each model whose variances can be held against those of its fit.
-    pub drifts: Vec<Option<Drift>>,
+    /// What is warmed up at the start; the thread forgets it then.
+    pub models: Vec<Arc<Generation>>,
     /// Where batches come from.
     pub gate: Arc<Gate>,
     /// What the handle says of the thread.
@@ -69,53 +64,51 @@ impl Worker {
                 self.metrics.dropped_items.with_label_values(&[reason]).inc_by(dropped.len() as u64);
             }
             late.into_iter().for_each(|entry| entry.payload.refuse(Error::Deadline));
-            if let Some(key) = entries.first().map(|first| first.key) {
+            if let Some(first) = entries.first() {
+                let (model, work) = (Arc::clone(&first.payload.model), first.key.work);
                 let waited = self.metrics.stage_seconds.with_label_values(&["queue"]);
                 for entry in &entries {
                     waited.observe(entry.since.elapsed().as_secs_f64());
                 }
-                self.work(key, entries);
+                self.work(&model, work, entries);
             }
         }
         Ok(())
     }
 
     fn warm_up(&mut self) -> Result<()> {
-        for model in &mut self.models {
-            let served = &model.served;
+        for model in std::mem::take(&mut self.models) {
             let started = Instant::now();
-            let tokens = WARM_UP.min(served.max_length).max(1);
-            let sequence = TokenSeq { ids: vec![0; tokens], pooled: tokens - 1, truncated: false };
-            caught(|| model.scorer.warm_up(&sequence))
-                .map_err(|e| Error::Internal(format!("warm-up of model `{}`: {e}", served.name)))?;
+            caught(|| model.compute(|judge| judge.warm_up(&model.warming())))
+                .map_err(|e| Error::Internal(format!("warm-up of model `{}`: {e}", model.name)))?;
             let seconds = started.elapsed().as_secs_f64();
-            info!(model = served.name, posterior = served.has_posterior, seconds, "model is warm");
+            info!(model = model.name, posterior = model.has_posterior, seconds, "model is warm");
         }
         Ok(())
     }
 
-    /// Does what the entries of one key ask for.
-    fn work(&mut self, key: Key, entries: Vec<Entry<Task>>) {
+    /// Does what the entries of one batch ask for.
+    fn work(&self, model: &Generation, work: Work, entries: Vec<Entry<Task>>) {
         let (mut estimates, mut embeddings) = (Vec::new(), Vec::new());
         for entry in entries {
-            match entry.payload {
-                Task::Estimate(asked) => estimates.push(asked),
-                Task::Embed(asked) => embeddings.push(asked),
-                Task::Select(choice) => self.select(key, choice),
+            match entry.payload.ask {
+                Ask::Estimate(asked) => estimates.push(asked),
+                Ask::Embed(asked) => embeddings.push(asked),
+                Ask::Select(choice) => self.select(model, choice),
             }
         }
-        if let Work::Estimates(want) = key.work {
+        if let Work::Estimates(want) = work {
             let finite = |estimate: &Estimate| estimate.finite(want);
-            self.batch(key, estimates, |judge, batch| judge.score(batch, want), finite);
+            self.batch((model, work), estimates, |judge, batch| judge.score(batch, want), finite);
         }
         let finite = |embedding: &Embedding| embedding.estimate().finite(Want::Mean);
-        self.batch(key, embeddings, |judge, batch| judge.embed(batch), finite);
+        self.batch((model, work), embeddings, |judge, batch| judge.embed(batch), finite);
     }
 
     /// Computes something of every sequence in one batch, and answers each; its estimate must be finite.
     fn batch<T: Clone>(
-        &mut self,
-        key: Key,
+        &self,
+        whose: (&Generation, Work),
         asked: Vec<Asked<T>>,
         compute: impl Fn(&mut dyn Judge, &[&TokenSeq]) -> Result<Vec<T>> + Copy,
         finite: impl Fn(&T) -> Result<Estimate> + Copy,
@@ -124,7 +117,7 @@ impl Worker {
             return;
         }
         let batch: Vec<&TokenSeq> = asked.iter().map(|asked| &asked.sequence).collect();
-        let computed = self.measured(key, &batch, |judge| {
+        let computed = self.measured(whose, &batch, |judge| {
             let computed = compute(judge, &batch)?;
             match computed.len() == batch.len() {
                 true => Ok(computed),
@@ -134,14 +127,14 @@ impl Worker {
         match computed {
             Ok(computed) => {
                 let estimates: Vec<Result<Estimate>> = computed.iter().map(finite).collect();
-                self.follow(key.model, estimates.iter().flatten().copied());
+                whose.0.follow(estimates.iter().flatten().copied(), &self.metrics);
                 for ((asked, computed), estimate) in asked.into_iter().zip(computed).zip(estimates) {
                     asked.reply.send(estimate.map(|_| computed));
                 }
             }
             // The model does not say whose number it was: alone, each sequence answers for itself.
             Err(Error::NotFinite(_)) if asked.len() > 1 => {
-                asked.into_iter().for_each(|asked| self.batch(key, vec![asked], compute, finite));
+                asked.into_iter().for_each(|asked| self.batch(whose, vec![asked], compute, finite));
             }
             Err(cause) => {
                 for asked in asked {
@@ -152,12 +145,13 @@ impl Worker {
     }
 
     /// Finds the best of several, and answers.
-    fn select(&mut self, key: Key, choice: Choice) {
+    fn select(&self, model: &Generation, choice: Choice) {
         let Choice { sequences, penalty, top, reply } = choice;
         let batch: Vec<&TokenSeq> = sequences.iter().collect();
-        let selected = self.measured(key, &batch, |judge| judge.best_of(&batch, penalty, top));
+        let whose = (model, Work::Selections);
+        let selected = self.measured(whose, &batch, |judge| judge.best_of(&batch, penalty, top));
         if let Ok(selected) = &selected {
-            self.follow(key.model, selected.known.iter().copied());
+            model.follow(selected.known.iter().copied(), &self.metrics);
         }
         // What is wrong with the penalty shows only beside the variances, and is the client's to know.
         let answer = selected.map_err(|cause| match cause {
@@ -169,20 +163,18 @@ impl Worker {
 
     /// Runs a computation on a batch and reports it; a panic becomes an error.
     fn measured<T>(
-        &mut self,
-        key: Key,
+        &self,
+        (model, work): (&Generation, Work),
         batch: &[&TokenSeq],
         compute: impl FnOnce(&mut dyn Judge) -> Result<T>,
     ) -> Result<T> {
-        let Key { model, work } = key;
         let (items, tokens) = (batch.len(), batch.iter().map(|sequence| sequence.ids.len()).sum::<usize>());
         let started = Instant::now();
-        let model = &mut self.models[model];
-        let computed = caught(|| compute(model.scorer.as_mut()));
+        let computed = caught(|| model.compute(compute));
         let seconds = started.elapsed().as_secs_f64();
         self.metrics.stage_seconds.with_label_values(&["score"]).observe(seconds);
         self.metrics.batch_tokens.observe(tokens as f64);
-        let name = &model.served.name;
+        let name = &model.name;
         match &computed {
             Ok(_) => {
                 debug!(model = name, ?work, items, tokens, seconds, "scored");
@@ -193,16 +185,6 @@ impl Worker {
             Err(cause) => error!(model = name, ?work, items, tokens, %cause, "scoring failed"),
         }
         computed
-    }
-
-    /// Reports how far a model's variances have moved by now.
-    fn follow(&mut self, model: usize, estimates: impl Iterator<Item = Estimate>) {
-        let Some(drift) = &mut self.drifts[model] else { return };
-        estimates.filter_map(|estimate| estimate.variance).for_each(|variance| drift.add(variance));
-        if let Some(index) = drift.index() {
-            let name = self.models[model].served.name.as_str();
-            self.metrics.drift.with_label_values(&[name]).set(index);
-        }
     }
 }
 

@@ -3,6 +3,8 @@
 //! By default the variances of those that cannot win are not computed. A report of all, a relative penalty and a draw
 //! need to know how the candidates vary together, and so every variance.
 
+use std::sync::Arc;
+
 use axum::{Extension, Json, extract::State};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -213,13 +215,13 @@ pub async fn best_of_n(
     Extension(terms): Extension<Terms>,
     StrictJson(request): StrictJson<BestOfNRequest>,
 ) -> Result<(Extension<Cost>, Json<BestOfNResponse>), ApiError> {
-    let (model, served) = app.engine().registry().find(request.model.as_deref())?;
-    let settled = Settled::new(&request, served)?;
+    let model = app.model(request.model.as_deref())?;
+    let settled = Settled::new(&request, &model)?;
     let truncation = request.truncation;
     let given = request.given()?;
     let shape = given.shape();
     let Pools { ids, sizes, inputs } = given.parse(&app, 1)?;
-    let job = Job { model, inputs, max_length: None, truncation, terms };
+    let job = Job { model: Arc::clone(&model), inputs, max_length: None, truncation, terms };
     let (choices, tokens) = match settled.is_joint() {
         true => {
             let embedded = app.engine().embed(job).await?;
@@ -235,9 +237,9 @@ pub async fn best_of_n(
     };
     let mut data: Vec<Choice> =
         choices.into_iter().zip(ids).map(|(choice, id)| Choice { id, ..choice }).collect();
-    data.iter_mut().enumerate().for_each(|(index, choice)| choice.finish(index, settled.top, &app, served));
+    data.iter_mut().enumerate().for_each(|(index, choice)| choice.finish(index, settled.top, &app, &model));
     let cost = Cost { items: sizes.iter().sum(), tokens };
-    let (model, usage) = (served.name.clone(), TokenUsage { tokens });
+    let (model, usage) = (model.name.clone(), TokenUsage { tokens });
     let reply = match data.pop_if(|_| shape != Shape::List) {
         Some(choice) => BestOfNResponse::One(OneChoice { model, choice, usage }),
         None => BestOfNResponse::List(ChoiceList { object: "list", model, data, usage }),

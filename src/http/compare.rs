@@ -1,5 +1,7 @@
 //! `POST /v1/compare`: answers to one prompt beside each other, and which is preferred to which.
 
+use std::sync::Arc;
+
 use axum::{Extension, Json, extract::State};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -152,16 +154,16 @@ pub async fn compare(
     Extension(terms): Extension<Terms>,
     StrictJson(request): StrictJson<CompareRequest>,
 ) -> Result<(Extension<Cost>, Json<CompareResponse>), ApiError> {
-    let (model, served) = app.engine().registry().find(request.model.as_deref())?;
-    let plan = Plan::new(request.penalty, None, served)?.alone()?;
+    let model = app.model(request.model.as_deref())?;
+    let plan = Plan::new(request.penalty, None, &model)?.alone()?;
     let truncation = request.truncation;
     let given = request.given()?;
     let shape = given.shape();
     let Pools { ids, sizes, inputs } = given.parse(&app, 2)?;
-    let job = Job { model, inputs, max_length: None, truncation, terms };
+    let job = Job { model: Arc::clone(&model), inputs, max_length: None, truncation, terms };
     let seen = app.engine().embed(job).await?;
-    let rewards = app.rate_all(served, seen.iter().map(Seen::estimate).collect(), plan.penalty)?;
-    app.observe(served, &rewards);
+    let rewards = app.rate_all(&model, seen.iter().map(Seen::estimate).collect(), plan.penalty)?;
+    app.observe(&model, &rewards);
     let usage = TokenUsage::of(&rewards);
     let cost = Cost { items: rewards.len(), tokens: usage.tokens };
     let embeddings = by_size(seen.into_iter().map(|seen| seen.what).collect(), &sizes);
@@ -171,7 +173,7 @@ pub async fn compare(
         let both = embeddings.into_iter().zip(rewards).zip(ids).enumerate();
         both.map(|(index, ((pool, rewards), id))| Comparison::new(index, id, rewards, pool)).collect()
     });
-    let reply = CompareResponse::new(shape, served.name.clone(), data.await?, usage);
+    let reply = CompareResponse::new(shape, model.name.clone(), data.await?, usage);
     Ok((Extension(cost), Json(reply)))
 }
 

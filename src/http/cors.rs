@@ -7,12 +7,12 @@ use std::{str::FromStr, time::Duration};
 use axum::http::{HeaderName, HeaderValue, Uri, header::RETRY_AFTER};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 
-use super::layers::REQUEST_ID;
+use super::{answering::MODEL, layers::REQUEST_ID};
 
 /// How long a browser may keep the answer to its question.
 const MAX_AGE: Duration = Duration::from_secs(600);
 /// What a page may read of an answer beside its body.
-const EXPOSED: [HeaderName; 2] = [REQUEST_ID, RETRY_AFTER];
+const EXPOSED: [HeaderName; 3] = [REQUEST_ID, MODEL, RETRY_AFTER];
 
 /// An origin of pages as browsers send it, or all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]

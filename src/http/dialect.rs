@@ -10,6 +10,7 @@
 //! | `infinity` | Infinity |
 //! | `kserve` | the Open Inference Protocol |
 //! | `llama_factory`, `slime` | two trainers' reward calls |
+//! | `lora` | adapters that come and go, as with vLLM and SGLang |
 //! | `shared` | paths that several of them use |
 //!
 //! A handler turns its request into a `Question`, whose answer has a *plain* score for each input, the one number that these
@@ -34,6 +35,7 @@ mod health;
 mod infinity;
 mod kserve;
 mod llama_factory;
+mod lora;
 mod openrlhf;
 mod question;
 mod rerank;
@@ -78,9 +80,17 @@ pub fn table() -> OpenApiRouter<App> {
                 .routes(routes!(vllm::v1_classify))
                 .routes(routes!(vllm::pooling))
                 .routes(routes!(vllm::server::version))
-                .routes(routes!(vllm::server::load)),
+                .routes(routes!(vllm::server::load))
+                .routes(routes!(lora::v1_load))
+                .routes(routes!(lora::v1_unload)),
         ))
-        .merge(spoken(Dialect::Sglang, routes().routes(routes!(sglang::encode))))
+        .merge(spoken(
+            Dialect::Sglang,
+            routes()
+                .routes(routes!(sglang::encode))
+                .routes(routes!(lora::load))
+                .routes(routes!(lora::unload)),
+        ))
         .merge(spoken(Dialect::SglangOpenAi, routes().routes(routes!(sglang::embeddings))))
         .merge(spoken(
             Dialect::Tei,

@@ -162,6 +162,25 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "missing_role", message)
     }
 
+    /// Adapters neither come nor go.
+    pub fn fixed() -> Self {
+        let message = "adapters are those of the start (hint: `--adapter-root`)";
+        Self::new(StatusCode::FORBIDDEN, "adapters_are_fixed", message)
+    }
+
+    /// What is served under a name is not what the request's condition says.
+    pub fn precondition(name: &str) -> Self {
+        let message = format!("`{name}` is not, or no longer, what the request's condition names");
+        Self::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", message)
+    }
+
+    /// A model does not fit beside those that stay.
+    pub fn no_room(bytes: u64, most: u64) -> Self {
+        let (bytes, most) = (bytes >> 20, most >> 20);
+        let message = format!("the adapter takes {bytes} MiB, and does not fit into {most} MiB with those that stay");
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, "no_room", message)
+    }
+
     /// No route has this path.
     pub fn no_route() -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", "no such route (hint: see `/docs`)")

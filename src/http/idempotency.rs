@@ -1,7 +1,7 @@
 //! `Idempotency-Key`: a request that is sent again with its key is not computed again.
 //!
 //! An answer that was a success is kept for some time, and given to whoever sends the same body to the same path under the
-//! same key and the same credentials; another body under the key is refused. One that comes while the first is still being
+//! same key with the same API key; another body under the key is refused. One that comes while the first is still being
 //! answered waits for it, and takes its place if it fails or its client goes away. What is kept is bounded, and the oldest goes
 //! first.
 
@@ -16,8 +16,8 @@ use axum::{
     body::{Body, Bytes, to_bytes},
     extract::Request,
     http::{
-        HeaderMap, HeaderName, HeaderValue,
-        header::{AUTHORIZATION, CONTENT_TYPE},
+        HeaderName, HeaderValue,
+        header::CONTENT_TYPE,
     },
     middleware::Next,
     response::{IntoResponse, Response},
@@ -25,8 +25,8 @@ use axum::{
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex as AsyncMutex;
 
-use super::{App, error::ApiError};
-use crate::Error;
+use super::{App, answering::MODEL, error::ApiError};
+use crate::{Error, engine::terms::Client};
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Says of an answer that it was kept.
@@ -67,6 +67,7 @@ struct Slot {
 #[derive(Debug, Clone)]
 struct Answer {
     media: Option<HeaderValue>,
+    model: Option<HeaderValue>,
     body: Bytes,
 }
 
@@ -116,7 +117,8 @@ impl IntoResponse for Answer {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::from(self.body));
         let media = self.media.map(|media| (CONTENT_TYPE, media));
-        let headers = media.into_iter().chain([(REPLAYED, HeaderValue::from_static("true"))]);
+        let model = self.model.map(|model| (MODEL, model));
+        let headers = media.into_iter().chain(model).chain([(REPLAYED, HeaderValue::from_static("true"))]);
         response.headers_mut().extend(headers);
         response
     }
@@ -132,7 +134,8 @@ pub async fn replay(
     if key.is_empty() || key.len() > MAX_KEY {
         return Err(Error::field(KEY.as_str(), format!("must have 1 to {MAX_KEY} bytes")).into());
     }
-    let key = key_of(request.uri().path(), key, request.headers());
+    let client = request.extensions().get::<Client>().cloned().unwrap_or_default();
+    let key = key_of(request.uri().path(), &client, key);
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, app.config().body_limit).await.map_err(|_| ApiError::body_too_large())?;
     let slot = app.replays().slot(key, Sha256::digest(&body).into(), Instant::now())?;
@@ -146,16 +149,17 @@ pub async fn replay(
     }
     let (parts, body) = response.into_parts();
     let body = to_bytes(body, usize::MAX).await.map_err(ApiError::body)?;
-    *kept = Some(Answer { media: parts.headers.get(CONTENT_TYPE).cloned(), body: body.clone() });
+    let header = |name: HeaderName| parts.headers.get(name).cloned();
+    *kept = Some(Answer { media: header(CONTENT_TYPE), model: header(MODEL), body: body.clone() });
     app.replays().weigh(key, body.len(), Instant::now());
     Ok(Response::from_parts(parts, Body::from(body)))
 }
 
-/// Of path, credentials and key: nobody is given another's answer.
-fn key_of(path: &str, key: &HeaderValue, headers: &HeaderMap) -> Hash {
-    let credentials = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
+/// Of path, client and key: nobody is given another's answer.
+fn key_of(path: &str, Client(client): &Client, key: &HeaderValue) -> Hash {
+    let client = client.as_deref().unwrap_or_default();
     let mut digest = Sha256::new();
-    for part in [path.as_bytes(), credentials, key.as_bytes()] {
+    for part in [path.as_bytes(), client.as_bytes(), key.as_bytes()] {
         digest.update((part.len() as u64).to_le_bytes());
         digest.update(part);
     }
@@ -195,14 +199,11 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_other_paths_and_other_credentials_are_others() {
+    fn keys_of_other_paths_and_other_clients_are_others() {
         let key = HeaderValue::from_static("k");
-        let with = |credentials: &'static str| {
-            HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(credentials))])
-        };
-        let none = HeaderMap::new();
-        let all = [key_of("/a", &key, &none), key_of("/b", &key, &none), key_of("/a", &key, &with("x"))];
+        let (nobody, somebody) = (Client::default(), Client(Some("x".into())));
+        let all = [key_of("/a", &nobody, &key), key_of("/b", &nobody, &key), key_of("/a", &somebody, &key)];
         assert!(all[0] != all[1] && all[0] != all[2]);
-        assert_eq!(all[0], key_of("/a", &key, &HeaderMap::new()));
+        assert_eq!(all[0], key_of("/a", &nobody, &key));
     }
 }

@@ -40,22 +40,25 @@ pub struct ModelEntry {
     /// Always empty.
     #[schema(value_type = Vec<Object>)]
     pub permission: [(); 0],
+    /// Tells it from every model that answers otherwise; what `x-rewarden-model` says of its answers.
+    pub fingerprint: String,
 }
 
 /// List models
 #[utoipa::path(get, path = "/v1/models", tag = "scoring", responses((status = OK, body = ModelList)))]
 pub async fn models(State(app): State<App>) -> Json<ModelList> {
-    let registry = app.engine().registry();
-    let entries = registry.models().iter().map(|served| ModelEntry {
+    let models = app.engine().registry().models();
+    let entries = models.iter().map(|served| ModelEntry {
         id: served.name.clone(),
         object: "model",
-        created: registry.created(),
+        created: served.created(),
         owned_by: "rewarden",
         max_model_len: served.max_length,
         posterior: served.has_posterior,
         root: served.name.clone(),
         parent: served.parent.clone(),
         permission: [],
+        fingerprint: served.fingerprint.clone(),
     });
     Json(ModelList { object: "list", data: entries.collect() })
 }

@@ -1,5 +1,7 @@
 //! `POST /v1/rewards`: items in, mean, variance and conservative score of each out.
 
+use std::sync::Arc;
+
 use axum::{Extension, Json, extract::State};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -71,17 +73,17 @@ pub async fn rewards(
     Extension(terms): Extension<Terms>,
     StrictJson(request): StrictJson<RewardsRequest>,
 ) -> Result<(Extension<Cost>, Json<RewardsResponse>), ApiError> {
-    let (model, served) = app.engine().registry().find(request.model.as_deref())?;
+    let model = app.model(request.model.as_deref())?;
     app.bounded("items", request.items.len())?;
-    let Plan { penalty, want, .. } = Plan::new(request.penalty, request.variance, served)?.alone()?;
+    let Plan { penalty, want, .. } = Plan::new(request.penalty, request.variance, &model)?.alone()?;
     let (ids, inputs) = parsed(request.items)?;
-    let job = Job { model, inputs, max_length: None, truncation: request.truncation, terms };
-    let mut data = app.rate_all(served, app.engine().score(job, want).await?, penalty)?;
+    let job = Job { model: Arc::clone(&model), inputs, max_length: None, truncation: request.truncation, terms };
+    let mut data = app.rate_all(&model, app.engine().score(job, want).await?, penalty)?;
     data.iter_mut().zip(ids).for_each(|(reward, id)| reward.id = id);
-    app.observe(served, &data);
+    app.observe(&model, &data);
     let usage = TokenUsage::of(&data);
     let cost = Cost { items: data.len(), tokens: usage.tokens };
-    Ok((Extension(cost), Json(RewardsResponse { object: "list", model: served.name.clone(), data, usage })))
+    Ok((Extension(cost), Json(RewardsResponse { object: "list", model: model.name.clone(), data, usage })))
 }
 
 /// Separates ids from inputs; what is wrong is named with its place.

@@ -7,6 +7,7 @@
 use std::{
     convert::Infallible,
     iter::Enumerate,
+    sync::Arc,
     time::{Duration, Instant},
     vec::IntoIter,
 };
@@ -34,7 +35,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    engine::{Job, Seen, registry::Served, terms::Terms},
+    engine::{Job, Seen, generation::Generation, terms::Terms},
     item::{Id, Item, Place, Placed},
     score::Estimate,
     text::Truncation,
@@ -141,8 +142,7 @@ struct Windows {
     app: App,
     /// Of the window that is next.
     terms: Terms,
-    model: usize,
-    served: Served,
+    model: Arc<Generation>,
     plan: Plan,
     truncation: Option<Truncation>,
     items: Enumerate<IntoIter<Value>>,
@@ -159,18 +159,18 @@ enum Patience {
 
 impl Windows {
     fn new(app: App, terms: Terms, request: StreamRequest) -> Result<Self, ApiError> {
-        let (model, served) = app.engine().registry().find(request.model.as_deref())?;
+        let model = app.model(request.model.as_deref())?;
         let limit = app.config().max_stream_items;
         match request.items.len() {
             0 => return Err(Error::field("items", "missing or empty").into()),
             items if items > limit => return Err(ApiError::too_many("items", items, limit)),
             _ => {}
         }
-        let plan = Plan::new(request.penalty, request.variance, served)?.alone()?;
+        let plan = Plan::new(request.penalty, request.variance, &model)?.alone()?;
         let usage = TokenUsage { tokens: 0 };
-        let end = End { object: "end", model: served.name.clone(), scored: 0, refused: 0, usage };
-        let (items, served) = (request.items.into_iter().enumerate(), served.clone());
-        Ok(Self { model, served, plan, truncation: request.truncation, items, end, ended: false, terms, app })
+        let end = End { object: "end", model: model.name.clone(), scored: 0, refused: 0, usage };
+        let items = request.items.into_iter().enumerate();
+        Ok(Self { model, plan, truncation: request.truncation, items, end, ended: false, terms, app })
     }
 
     /// The lines of the next window, the last line, or nothing any more.
@@ -211,9 +211,9 @@ impl Windows {
     }
 
     async fn scored(&self, inputs: Vec<Placed>, patience: &Patience) -> Result<Vec<Result<Seen<Estimate>>>> {
-        let (model, truncation) = (self.model, self.truncation);
+        let truncation = self.truncation;
         loop {
-            let (inputs, terms) = (inputs.clone(), self.terms.clone());
+            let (model, inputs, terms) = (Arc::clone(&self.model), inputs.clone(), self.terms.clone());
             let job = Job { model, inputs, max_length: None, truncation, terms };
             match self.app.engine().score_each(job, self.plan.want).await {
                 Err(Error::Overloaded { .. } | Error::Limited { .. })
@@ -228,10 +228,10 @@ impl Windows {
 
     /// Rates an item, or says why not, and counts it.
     fn line(&mut self, index: usize, id: Option<Id>, seen: Result<Seen<Estimate>, ApiError>) -> Line {
-        let Self { app, served, plan, end, .. } = self;
-        match seen.and_then(|seen| Ok(app.rate(served, index, seen, plan.penalty)?)) {
+        let Self { app, model, plan, end, .. } = self;
+        match seen.and_then(|seen| Ok(app.rate(model, index, seen, plan.penalty)?)) {
             Ok(reward) => {
-                app.observe(served, std::slice::from_ref(&reward));
+                app.observe(model, std::slice::from_ref(&reward));
                 end.scored += 1;
                 end.usage.tokens += reward.tokens;
                 Line::Reward(Reward { id, ..reward })

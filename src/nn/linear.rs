@@ -193,6 +193,15 @@ impl Linear {
         Ok(changed)
     }
 
+    /// Bytes of the weights that it multiplies by, in both orders.
+    pub fn bytes(&self) -> usize {
+        let forward = match &self.forward {
+            Forward::Exact(weight) => bytes(weight),
+            Forward::Int8(weight) => weight.bytes(),
+        };
+        forward + self.backward.as_ref().map_or(0, bytes)
+    }
+
     /// Drops what only a change of the updates needs.
     pub fn freeze(&mut self) {
         self.parts.iter_mut().for_each(|part| part.base = None);
@@ -251,6 +260,10 @@ impl Linear {
             None => bail!("a model that only goes forward has no backward"),
         }
     }
+}
+
+fn bytes(tensor: &Tensor) -> usize {
+    tensor.elem_count() * tensor.dtype().size_in_bytes()
 }
 
 /// The biases of layers beside each other, zero where one has none; `None` where none has.

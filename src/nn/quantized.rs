@@ -18,6 +18,12 @@ impl Quantized {
         }
     }
 
+    /// Bytes of the weight, a number each.
+    pub fn bytes(&self) -> usize {
+        let (d_out, d_in) = self.0.dims();
+        d_out * d_in
+    }
+
     /// x W^T, with x rounded too: (N, d_in) -> (N, d_out).
     pub fn product(&self, x: &Tensor) -> Result<Tensor> {
         let (rows, (d_out, _)) = (x.dim(0)?, self.0.dims());

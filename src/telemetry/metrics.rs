@@ -120,6 +120,16 @@ impl Metrics {
         })
     }
 
+    /// Drops the series of a model that is served no more.
+    pub fn forget(&self, model: &str) {
+        let histograms = [&self.reward_mean, &self.reward_std, &self.reward_score, &self.novelty];
+        // What was never observed has no series.
+        for histogram in histograms {
+            drop(histogram.remove_label_values(&[model]));
+        }
+        drop(self.drift.remove_label_values(&[model]));
+    }
+
     /// Writes every metric in Prometheus' text format.
     pub fn render(&self) -> Built<String> {
         let mut text = Vec::new();
@@ -144,6 +154,19 @@ mod tests {
         one.scored_tokens.inc_by(7);
         assert!(one.render().unwrap().contains("\nrewarden_scored_tokens_total 7\n"));
         assert!(other.render().unwrap().contains("\nrewarden_scored_tokens_total 0\n"));
+    }
+
+    #[test]
+    fn the_series_of_a_model_go_with_it() {
+        let metrics = Metrics::new().unwrap();
+        for model in ["a", "b"] {
+            metrics.reward_mean.with_label_values(&[model]).observe(1.0);
+            metrics.drift.with_label_values(&[model]).set(1.0);
+        }
+        metrics.forget("a");
+        metrics.forget("never there");
+        let text = metrics.render().unwrap();
+        assert!(!text.contains(r#"model="a""#) && text.contains(r#"rewarden_drift{model="b"} 1"#), "{text}");
     }
 
     #[cfg(target_os = "linux")]

@@ -19,7 +19,11 @@ use rewarden::{
         Engine,
         registry::{Model, Served},
     },
-    http::{self, App, Sockets, tls::Tls},
+    http::{
+        self, App, Sockets,
+        adapters::{Adapters, Loaded},
+        tls::Tls,
+    },
     model::{RewardModel, adapter::Adapter, checkpoint::Checkpoint},
     posterior::{Novelty, Posterior, store},
     score::{Embed, Embedding, Estimate, Score, Scorer, Sharing, Want},
@@ -53,6 +57,32 @@ pub struct Setup {
     pub tls: Option<Tls>,
     /// Whether the metrics have a port of their own.
     pub apart: bool,
+    pub adapters: Option<Adapters>,
+}
+
+/// Bytes that a stand-in is said to take.
+pub const BYTES: u64 = 100 << 20;
+
+/// Lets stand-ins come from below `root`: a folder is one, whose means lie above the others' by what its file `offset` says.
+pub fn adapters(root: &Path, most: Option<u64>, hold: &Hold) -> Adapters {
+    let hold = hold.clone();
+    let load = move |name: &str, folder: &Path| {
+        let path = folder.join("offset");
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let offset: f64 = text.trim().parse().map_err(|error| Error::file(&path, error))?;
+        let served = Served {
+            name: name.into(),
+            encoder: encoder(),
+            max_length: MAX_LENGTH,
+            has_posterior: true,
+            novelty: None,
+            parent: Some("base".into()),
+            fingerprint: format!("v{offset}"),
+        };
+        let scorer = StandIn { hold: hold.clone(), offset, broken: offset < 0.0, ..StandIn::default() };
+        Ok(Loaded { model: Model { served, scorer: Box::new(scorer) }, bytes: BYTES })
+    };
+    Adapters::new(root, most, load).unwrap()
 }
 
 /// Base, adapter and posterior of the fixtures, as the library reads them: the brute force of tests.
@@ -120,8 +150,10 @@ impl Hold {
 }
 
 /// Means are a tenth of the sum of the ids, variances the number of tokens.
+#[derive(Default)]
 struct StandIn {
     hold: Hold,
+    offset: f64,
     broken: bool,
     certain: bool,
     batches: Arc<Mutex<Vec<Vec<Vec<u32>>>>>,
@@ -142,7 +174,8 @@ impl Score for StandIn {
         }
         let estimate = |sequence: &&TokenSeq| {
             let nan = sequence.ids.contains(&NAN);
-            let mean = if nan { f64::NAN } else { f64::from(sequence.ids.iter().sum::<u32>()) / 10.0 };
+            let sum = f64::from(sequence.ids.iter().sum::<u32>());
+            let mean = if nan { f64::NAN } else { sum / 10.0 + self.offset };
             Estimate { mean, variance: (want == Want::MeanAndVariance).then_some(sequence.ids.len() as f64) }
         };
         Ok(batch.iter().map(estimate).collect())
@@ -160,7 +193,7 @@ impl Embed for StandIn {
         self.batches.lock().unwrap().push(batch.iter().map(|sequence| sequence.ids.clone()).collect());
         self.hold.pass();
         let embedding = |sequence: &&TokenSeq| {
-            let mean = f64::from(sequence.ids.iter().sum::<u32>()) / 10.0;
+            let mean = f64::from(sequence.ids.iter().sum::<u32>()) / 10.0 + self.offset;
             let count = |id: u32| sequence.ids.iter().filter(|other| **other == id).count() as f32;
             let vector = if self.certain { Vec::new() } else { (0..10).map(|id| count(id).sqrt()).collect() };
             Embedding { mean, head_variance: 0.0, vector }
@@ -249,7 +282,8 @@ impl Service {
         service
     }
 
-    pub async fn start(Setup { engine, http, hold, quantiles, broken, tls, apart }: Setup) -> Self {
+    pub async fn start(setup: Setup) -> Self {
+        let Setup { engine, http, hold, quantiles, broken, tls, apart, adapters } = setup;
         let (batches, warmed) = (Arc::default(), Arc::default());
         let encoder = encoder();
         let model = |name: &str, has_posterior| Model {
@@ -260,9 +294,11 @@ impl Service {
                 has_posterior,
                 novelty: Novelty::new(&quantiles).filter(|_| has_posterior),
                 parent: Some("base".into()),
+                fingerprint: format!("{name}-1"),
             },
             scorer: Box::new(StandIn {
                 hold: hold.clone(),
+                offset: 0.0,
                 broken,
                 certain: !has_posterior,
                 batches: Arc::clone(&batches),
@@ -272,23 +308,30 @@ impl Service {
         let models = vec![model("bayes", true), model("plain", false)];
         let metrics = if apart { Some(free().await) } else { None };
         let sockets = Sockets { service: free().await, metrics, tls };
-        let service = Self::serve_on(sockets, models, &engine, http);
+        let service = Self::serve_on(sockets, models, &engine, http, adapters);
         Self { hold, batches, warmed, ..service }
     }
 
     /// Starts a service of any models.
     pub async fn serve(models: Vec<Model>, engine: &engine::Config, http: http::Config) -> Self {
-        Self::serve_on(free().await.into(), models, engine, http)
+        Self::serve_on(free().await.into(), models, engine, http, None)
     }
 
-    fn serve_on(sockets: Sockets, models: Vec<Model>, engine: &engine::Config, http: http::Config) -> Self {
+    fn serve_on(
+        sockets: Sockets,
+        models: Vec<Model>,
+        engine: &engine::Config,
+        http: http::Config,
+        adapters: Option<Adapters>,
+    ) -> Self {
         let metrics = Arc::new(Metrics::new().unwrap());
         let engine = Engine::start(models, engine, Arc::clone(&metrics)).unwrap();
         let address = sockets.service.local_addr().unwrap();
         let apart = sockets.metrics.as_ref().map(|listener| listener.local_addr().unwrap());
         let (shutdown, stop) = oneshot::channel();
         let stop = async { stop.await.unwrap_or_default() };
-        let server = tokio::spawn(http::serve(sockets, App::new(engine, metrics, http), stop));
+        let app = App::with_adapters(engine, metrics, http, adapters);
+        let server = tokio::spawn(http::serve(sockets, app, stop));
         let client = Client::builder().no_proxy().build().unwrap();
         let (hold, batches, warmed) = Default::default();
         Self { client, hold, batches, warmed, server, shutdown: Some(shutdown), address, metrics: apart }
@@ -328,7 +371,13 @@ impl Service {
 
     /// Reads one metric, written as in the text format: name and labels.
     pub async fn metric(&self, name: &str) -> f64 {
-        let text = self.get("/metrics").await.text().await.unwrap();
+        self.metric_by("", name).await
+    }
+
+    /// The same with a key.
+    pub async fn metric_by(&self, key: &str, name: &str) -> f64 {
+        let request = self.client.get(format!("http://{}/metrics", self.address)).bearer_auth(key);
+        let text = request.send().await.unwrap().text().await.unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.map_or(0.0, |value| value.parse().unwrap())
     }

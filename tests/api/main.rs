@@ -1,6 +1,7 @@
 //! The service as its clients see it: booted whole on a free port, with a stand-in for the model.
 
 mod access;
+mod adapters;
 mod admission;
 mod best_of_n;
 mod compare;

@@ -162,6 +162,11 @@ impl Keys {
         self.0.is_empty()
     }
 
+    /// Whether any of them has a role.
+    pub fn have(&self, role: Role) -> bool {
+        self.0.iter().any(|key| key.has(role))
+    }
+
     /// Finds the key that was shown. All are looked at, also when one has been found.
     pub fn find(&self, shown: &[u8]) -> Option<&Key> {
         let digest = Digest::of(shown);

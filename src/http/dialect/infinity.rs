@@ -1,5 +1,7 @@
 //! Infinity: `/classify` and `/rerank` with `raw_scores`, and `/models` with what waits.
 
+use std::sync::Arc;
+
 use axum::{Json, extract::State, http::StatusCode, response::Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -12,7 +14,7 @@ use super::{
 };
 use crate::{
     Result,
-    engine::queue::Load,
+    engine::{generation::Generation, queue::Load},
     http::{App, error::ApiError},
 };
 
@@ -193,18 +195,18 @@ pub async fn models(State(app): State<App>) -> Json<Models> {
         results_pending: items,
         batch_size: config.batch_tokens,
     };
-    let model = |name: &str| Model {
-        id: name.to_owned(),
+    let model = |served: &Arc<Generation>| Model {
+        id: served.name.clone(),
         object: "model",
         owned_by: "rewarden",
-        created: registry.created(),
+        created: served.created(),
         backend: "candle",
         capabilities: ["classify", "rerank"],
         stats,
     };
     Json(Models {
         object: "list",
-        data: registry.models().iter().map(|served| model(&served.name)).collect(),
+        data: registry.models().iter().map(model).collect(),
     })
 }
 

@@ -1,5 +1,7 @@
 //! What every dialect asks in the end, and the answer before it is put into its words.
 
+use std::sync::Arc;
+
 use axum::{
     Extension, Json,
     extract::FromRequestParts,
@@ -113,12 +115,13 @@ impl Asker {
     /// The name of the model, and the rewards of the inputs with whatever the model knows of them.
     pub async fn rewards(&self, question: Question) -> Result<(String, Vec<Reward>), ApiError> {
         let Question { model, inputs, max_length, truncation, .. } = question;
-        let (model, served) = self.app.engine().registry().find(model.as_deref())?;
-        let Plan { penalty, want, .. } = Plan::new(None, None, served)?;
-        let job = Job { model, inputs, max_length, truncation, terms: self.terms.clone() };
-        let rewards = self.app.rate_all(served, self.app.engine().score(job, want).await?, penalty)?;
-        self.app.observe(served, &rewards);
-        Ok((served.name.clone(), rewards))
+        let model = self.app.model(model.as_deref())?;
+        let Plan { penalty, want, .. } = Plan::new(None, None, &model)?;
+        let terms = self.terms.clone();
+        let job = Job { model: Arc::clone(&model), inputs, max_length, truncation, terms };
+        let rewards = self.app.rate_all(&model, self.app.engine().score(job, want).await?, penalty)?;
+        self.app.observe(&model, &rewards);
+        Ok((model.name.clone(), rewards))
     }
 }
 

@@ -109,7 +109,7 @@ pub async fn model_version(
 }
 
 fn described(app: &App, model: &str) -> Result<Json<ModelMetadata>, ApiError> {
-    let (_, served) = app.engine().registry().find(Some(model))?;
+    let served = app.model(Some(model))?;
     let text = |name| Described { name, datatype: "BYTES", shape: [-1] };
     let output = |(name, output): &(&'static str, Output)| {
         let datatype = if *output == Output::Truncated { "BOOL" } else { "FP64" };
@@ -167,7 +167,7 @@ pub async fn model_version_ready(
 }
 
 fn is_ready(app: &App, model: &str) -> Result<Json<ModelReady>, ApiError> {
-    let (_, served) = app.engine().registry().find(Some(model))?;
+    let served = app.model(Some(model))?;
     app.engine().ready()?;
     Ok(Json(ModelReady { name: served.name.clone(), ready: true }))
 }

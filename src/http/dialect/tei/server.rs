@@ -42,7 +42,7 @@ pub struct SimpleToken {
 
 /// `/tokenize` of this dialect.
 pub async fn tokenize(app: &App, request: TokenizeRequest) -> Result<Json<Vec<Vec<SimpleToken>>>, ApiError> {
-    let (_, served) = app.engine().registry().find(None)?;
+    let served = app.model(None)?;
     let surrounded = request.add_special_tokens.unwrap_or(true);
     let texts = match request.inputs {
         OneOrSeveral::One(text) => vec![text],
@@ -96,7 +96,7 @@ pub async fn decode(
     State(app): State<App>,
     LooseJson(request): LooseJson<DecodeRequest>,
 ) -> Result<Json<Vec<String>>, ApiError> {
-    let (_, served) = app.engine().registry().find(None)?;
+    let served = app.model(None)?;
     let skip = request.skip_special_tokens.unwrap_or(true);
     let lists = match request.ids {
         Ids::One(ids) => vec![ids],
@@ -147,7 +147,7 @@ pub struct Labels {
 /// What is served, in Text Embeddings Inference's words
 #[utoipa::path(get, path = "/info", tag = "dialects", responses((status = OK, body = Info)))]
 pub async fn info(State(app): State<App>) -> Result<Json<Info>, ApiError> {
-    let (_, served) = app.engine().registry().find(None)?;
+    let served = app.model(None)?;
     let (config, engine) = (app.config(), app.engine().config());
     Ok(Json(Info {
         model_id: served.parent.clone().unwrap_or_else(|| served.name.clone()),

@@ -41,7 +41,7 @@ pub struct Tokenized {
 
 /// `/tokenize` of this dialect.
 pub async fn tokenize(app: &App, request: TokenizeRequest) -> Result<Response, ApiError> {
-    let (_, served) = app.engine().registry().find(request.model.as_deref())?;
+    let served = app.model(request.model.as_deref())?;
     let (field, input) = match (request.prompt, request.messages) {
         (Some(prompt), None) if request.add_special_tokens == Some(false) => ("prompt", Input::Text(prompt)),
         (Some(prompt), None) => ("prompt", Input::Plain(prompt)),
