@@ -1,0 +1,269 @@
+#!/usr/bin/env python3
+"""The service past its capacity: what it answers and refuses, how long that takes, and what memory it costs.
+
+    python .ci/overload.py BINARY [--seconds 15] [--mode mean] [--json overload.json]
+
+Starts `rewarden serve` with a queue of a few seconds and two keys, and sends short items at 1, 2 and 5 times its capacity, by a
+Poisson process that does not wait for answers; then 5 times the capacity by one of the keys alone, which is more than that may have
+under way. The capacity is measured by a closed loop before and after each phase, for the machine may be shared; a phase's rate
+follows the one before it. Checked of each phase:
+
+- every answer is 200, or 503 or 429 with a `Retry-After` of at least one second, and what should be refused is;
+- goodput, the tokens/s of answers with 200 within the phase, is at least 80 % of the lower of the two capacities beside it;
+- of the requests with 200 the 99th percentile of the latency, from the arrival that was drawn, is at most twice the time that what
+  the queue and two batches hold takes at the phase's own goodput. Twice, because the speed of a shared machine varies within a
+  phase; a queue without bounds would hold `--seconds` at 2x already, and four times that at 5x;
+- refusals come at once: their 99th percentile is below a second, the least that `Retry-After` asks for;
+- the service's memory is at most 32 MiB above its highest of the first phase: less than a buffer of 64 KiB for each of its 512
+  connections.
+
+After each phase the queue is empty, and after all of them a request has the answer that it had before. Standard library only.
+"""
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "benches"))
+import load
+
+QUEUE, BATCH = 4096, 512     # tokens; BATCH is the service's default
+LENGTHS = range(24, 49)      # tokens of an item
+ITEMS, CLIENTS = 256, 32     # of the closed loop
+KEYS = {name: f"{name}-{random.randbytes(16).hex()}" for name in ("a", "b")}
+CONCURRENCY = 96             # requests of one key: two of them overfill the queue, one alone does not
+# Name, arrivals over capacity, whose they are, and how some of them must be refused.
+PHASES = [("1x", 1, "ab", None), ("2x", 2, "ab", 503), ("5x", 5, "ab", 503), ("5x, one key", 5, "a", 429)]
+GOODPUT, MARGIN, AT_ONCE, GROWTH = 0.8, 2.0, 1.0, 32 << 20
+PATIENCE = 10                # seconds until the queue is empty
+
+
+@dataclass
+class Outcome:
+    """What came of one request; `status` is 0 where there was no answer."""
+
+    due: float
+    done: float
+    status: int
+    retry: str
+    tokens: int
+
+    @property
+    def latency(self):
+        return self.done - self.due
+
+    @property
+    def is_refusal(self):
+        return self.status in (429, 503) and self.retry.isdigit() and int(self.retry) >= 1
+
+
+class Client(load.Client):
+    """Takes every answer as it comes; the keys take turns."""
+
+    def __init__(self, port, items, more, keys):
+        super().__init__(port, items, more)
+        self.keys, self.sent = [credentials(name) for name in keys], 0
+
+    async def score(self, item, due=None):
+        key, due = self.keys[self.sent % len(self.keys)], due or time.monotonic()
+        self.sent += 1
+        try:
+            connection = self.idle.pop() if self.idle else await load.Connection.open(self.port)
+            status, fields, body = await connection.exchange("POST", "/v1/rewards", self.bodies[item], key)
+        except (OSError, EOFError):
+            return Outcome(due, time.monotonic(), 0, "", 0)
+        done = time.monotonic()
+        self.idle.append(connection)
+        tokens = json.loads(body)["usage"]["tokens"] if status == 200 else 0
+        return Outcome(due, done, status, fields.get("retry-after", ""), tokens)
+
+
+@dataclass
+class Phase:
+    """What was measured of a phase: times in seconds, rates in tokens/s, memory in bytes."""
+
+    name: str
+    requests: int
+    statuses: dict
+    odd: int
+    offered: float
+    capacity: float
+    goodput: float
+    p50: float
+    p99: float
+    bound: float
+    refused_p99: float
+    memory: int
+
+
+def credentials(name):
+    return f"x-api-key: {KEYS[name]}\r\n"
+
+
+def short_items(seed):
+    rng = random.Random(seed)
+    return [{"input_ids": rng.choices(range(100, 40_000), k=rng.choice(LENGTHS))} for _ in range(ITEMS)]
+
+
+def memory(process):
+    """Bytes that a process has in memory."""
+    with open(f"/proc/{process.pid}/status") as status:
+        return int(re.search(r"VmRSS:\s+(\d+) kB", status.read()).group(1)) << 10
+
+
+async def highest_memory(process):
+    """Looks until it is cancelled."""
+    highest = 0
+    try:
+        while True:
+            highest = max(highest, memory(process))
+            await asyncio.sleep(0.1)
+    except asyncio.CancelledError:
+        return highest
+
+
+async def capacity(service, items, more):
+    """Tokens/s with as many clients as keep batches full."""
+    client = Client(service.port, items, more, "ab")
+    rate = await load.saturate(client, CLIENTS)
+    client.close()
+    return rate
+
+
+async def waiting(service):
+    """Tokens and items in the queue."""
+    connection = await load.Connection.open(service.port)
+    _, _, body = await connection.exchange("GET", "/metrics", b"", credentials("a"))
+    connection.close()
+    return [int(value) for value in re.findall(r"^rewarden_queue_(?:tokens|items) (\d+)", body.decode(), re.M)]
+
+
+async def emptied(service):
+    """Whether the queue is empty within a few seconds."""
+    until = time.monotonic() + PATIENCE
+    while (left := await waiting(service)) != [0, 0] and time.monotonic() < until:
+        await asyncio.sleep(0.1)
+    return left == [0, 0]
+
+
+async def offer(service, items, more, rate, keys, seconds, seed):
+    """Outcomes of requests that arrive at `rate` tokens/s, and the highest memory meanwhile."""
+    client = Client(service.port, items, more, keys)
+    mean = sum(len(item["input_ids"]) for item in items) / len(items)
+    looking = asyncio.create_task(highest_memory(service.process))
+    outcomes = await load.open_loop(client, load.poisson(rate / mean, seconds, len(items), seed))
+    looking.cancel()
+    client.close()
+    return outcomes, await looking
+
+
+def measured(name, outcomes, seconds, offered, capacity, memory):
+    begin = min(outcome.due for outcome in outcomes)
+    good = [outcome for outcome in outcomes if outcome.status == 200]
+    goodput = sum(outcome.tokens for outcome in good if outcome.done <= begin + seconds) / seconds
+    latencies = load.quantiles([outcome.latency for outcome in good])
+    refusals = [outcome.latency for outcome in outcomes if outcome.is_refusal]
+    statuses = {}
+    for outcome in outcomes:
+        statuses[outcome.status] = statuses.get(outcome.status, 0) + 1
+    return Phase(name, len(outcomes), statuses, len(outcomes) - len(good) - len(refusals), offered, capacity, goodput,
+                 **latencies, bound=MARGIN * (QUEUE + 2 * BATCH) / goodput,
+                 refused_p99=load.quantile(refusals, 0.99) if refusals else 0.0, memory=memory)
+
+
+def faults(phase, refusal, first):
+    """What is wrong with a phase, in words."""
+    if phase.odd:
+        yield f"{phase.odd} answers are neither 200 nor a refusal with Retry-After: {phase.statuses}"
+    if refusal and not phase.statuses.get(refusal):
+        yield f"nothing was refused with {refusal}: {phase.statuses}"
+    if phase.goodput < GOODPUT * phase.capacity:
+        yield f"goodput is {phase.goodput:.0f} tokens/s of {phase.capacity:.0f}"
+    if phase.p99 > phase.bound:
+        yield f"the 99th percentile of the latency is {phase.p99:.2f} s, above {phase.bound:.2f} s"
+    if phase.refused_p99 > AT_ONCE:
+        yield f"the 99th percentile of the refusals' latency is {phase.refused_p99:.2f} s, above {AT_ONCE} s"
+    if phase.memory > first.memory + GROWTH:
+        yield f"memory is {phase.memory >> 20} MiB, after {first.memory >> 20} MiB in the first phase"
+
+
+async def probe(service, items, more):
+    """The first item's answer, alone."""
+    connection = await load.Connection.open(service.port)
+    body = json.dumps({"items": items[:1], **more}).encode()
+    status, _, answer = await connection.exchange("POST", "/v1/rewards", body, credentials("a"))
+    connection.close()
+    return status, json.loads(answer)
+
+
+async def measure(args, service):
+    """Phases, and what is wrong."""
+    items, (more, _) = short_items(args.seed), load.MODES[args.mode]
+    await service.ready()
+    want, phases, wrong = await probe(service, items, more), [], []
+    await capacity(service, items, more)  # whatever is allocated or measured once
+    before = await capacity(service, items, more)
+    for name, times, keys, refusal in PHASES:
+        outcomes, highest = await offer(service, items, more, times * before, keys, args.seconds, args.seed)
+        if not await emptied(service):
+            wrong.append(f"{name}: the queue is not empty {PATIENCE} s after the last answer")
+        after = await capacity(service, items, more)
+        phases.append(measured(name, outcomes, args.seconds, times * before, min(before, after), highest))
+        wrong += [f"{name}: {fault}" for fault in faults(phases[-1], refusal, phases[0])]
+        before = after
+    if (got := await probe(service, items, more)) != want or want[0] != 200:
+        wrong.append(f"after the load a request is answered by {got}, before it by {want}")
+    return phases, wrong
+
+
+def table(phases):
+    yield "| | requests | 200 | 503 | 429 | goodput / capacity | p50 | p99 | bound | refusals' p99 | memory |\n" + "|---" * 11 + "|"
+    for phase in phases:
+        counts = " | ".join(f"{phase.statuses.get(status, 0) / phase.requests:.0%}" for status in (200, 503, 429))
+        yield (f"| {phase.name} | {phase.requests} | {counts} | {phase.goodput / phase.capacity:.2f} | {phase.p50:.2f} s | {phase.p99:.2f} s "
+               f"| {phase.bound:.1f} s | {phase.refused_p99:.3f} s | {phase.memory >> 20} MiB |")
+
+
+def served(args, folder):
+    """The service, with a key that may score and read metrics for each client."""
+    path = os.path.join(folder, "keys.jsonl")
+    with open(path, "w") as file:
+        for name, key in KEYS.items():
+            print(json.dumps({"name": name, "key": key, "roles": ["score", "metrics"]}), file=file)
+    return load.Service(args.binary, ["--keys", path, "--queue-tokens", str(QUEUE), "--batch-tokens", str(BATCH),
+                                      "--key-concurrency", str(CONCURRENCY)])
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("binary")
+    parser.add_argument("--seconds", type=float, default=15, help="of each phase")
+    parser.add_argument("--mode", default="mean", choices=load.MODES)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", help="a file for everything that was measured")
+    return parser.parse_args()
+
+
+def main():
+    args = arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        service = served(args, folder)
+        try:
+            phases, wrong = asyncio.run(measure(args, service))
+        finally:
+            service.stop()
+    print(*table(phases), *wrong, sep="\n")
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump({"settings": vars(args), "phases": [asdict(phase) for phase in phases], "wrong": wrong}, file, indent=1)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
