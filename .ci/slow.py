@@ -33,6 +33,7 @@ import load
 HEADERS, TIMEOUT, REST, LAST_WORDS = 2, 10, 75, 5  # the service's limits in seconds, of which the last two are fixed
 MARGIN = 5                                         # seconds that hanging up may be late on a shared machine
 STREAMED, READERS = 4000, 5                        # items of a slow stream; slow streams of each kind
+STILL = 10                                         # seconds, longer than a batch takes
 LONG = REST + 30                                   # seconds that the long stream is to take
 GROWTH = 32 << 20
 ITEM = {"input_ids": [100, 200, 300, 400, 500, 600, 700, 800]}
@@ -136,14 +137,15 @@ async def byte_by_byte(stream):
 
 
 async def settled(service, seconds):
-    """Whether the server comes to compute nothing for two seconds, within some; and what it has scored then."""
-    until, last = time.monotonic() + seconds, None
+    """Whether the server comes to compute nothing for ten seconds, within some; and what it has scored then."""
+    until, last, since = time.monotonic() + seconds, None, 0.0
     while time.monotonic() < until:
         now = await scored(service)
-        if now == last and now[1] == 0:
+        if now != last or now[1]:
+            last, since = now, time.monotonic()
+        if time.monotonic() > since + STILL:
             return True, now[0]
-        last = now
-        await asyncio.sleep(2)
+        await asyncio.sleep(1)
     return False, last[0]
 
 
@@ -172,7 +174,7 @@ async def readers(service):
         stream.close()
     for stream in unread:
         stream.close()
-    await settled(service, 30)
+    await settled(service, 40)
     after = await latency(service)
     print(f"slow readers: a request takes {1e3 * before:.0f} ms before, {1e3 * during:.0f} ms beside them, {1e3 * after:.0f} ms after; "
           f"memory grew by {grown >> 20} MiB", flush=True)
