@@ -32,17 +32,18 @@ import load
 
 HEADERS, TIMEOUT, REST, LAST_WORDS = 2, 10, 75, 5  # the service's limits in seconds, of which the last two are fixed
 MARGIN = 5                                         # seconds that hanging up may be late on a shared machine
-STREAMED, READERS = 4000, 5                        # items of a slow stream; slow streams of each kind
+STREAMED, READERS = 1000, 5                        # items of a slow stream; slow streams of each kind
 STILL = 10                                         # seconds, longer than a batch takes
 LONG = REST + 30                                   # seconds that the long stream is to take
 GROWTH = 32 << 20
 ITEM = {"input_ids": [100, 200, 300, 400, 500, 600, 700, 800]}
+WIDE = {**ITEM, "id": "x" * 500}                   # comes back with the reward, and fills buffers sooner than rewards alone
 MORE = {"penalty": {"kind": "none"}}
 FIELDS = "host: x\r\ncontent-type: application/json\r\n"
 
 
-def request(path, items):
-    body = json.dumps({"items": [ITEM] * items, **MORE}).encode()
+def request(path, items, item=ITEM):
+    body = json.dumps({"items": [item] * items, **MORE}).encode()
     return f"POST {path} HTTP/1.1\r\n{FIELDS}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
@@ -122,7 +123,7 @@ def slow_stream(service):
     stream = socket.socket()
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     stream.connect(("127.0.0.1", service.port))
-    stream.sendall(request("/v1/rewards/stream", STREAMED))
+    stream.sendall(request("/v1/rewards/stream", STREAMED, WIDE))
     stream.setblocking(False)
     return stream
 
