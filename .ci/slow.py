@@ -32,12 +32,12 @@ import load
 
 HEADERS, TIMEOUT, REST, LAST_WORDS = 2, 20, 75, 5  # the service's limits in seconds, of which the last two are fixed
 MARGIN = 5                                         # seconds that hanging up may be late on a shared machine
-STREAMED, READERS = 1000, 4                        # items of a slow stream; slow streams of each kind
+STREAMED, READERS = 800, 4                         # items of a slow stream; slow streams of each kind
 STILL = 10                                         # seconds, longer than a batch takes
 LONG = REST + 30                                   # seconds that the long stream is to take
 GROWTH = 32 << 20
 ITEM = {"input_ids": [100, 200]}
-WIDE = {**ITEM, "id": "x" * 500}                   # comes back with the reward, and fills buffers sooner than rewards alone
+WIDE = {**ITEM, "id": "x" * 2000}                  # comes back with the reward, and fills buffers sooner than rewards alone
 MORE = {"penalty": {"kind": "none"}}
 FIELDS = "host: x\r\ncontent-type: application/json\r\n"
 
