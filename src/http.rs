@@ -84,6 +84,8 @@ pub struct Config {
     pub timeout: Duration,
     /// How long a connection may take to send a request's headers.
     pub header_timeout: Duration,
+    /// How long a connection may rest between two requests, and an answer without its client taking any of it.
+    pub rest: Duration,
     /// Connections that are open at once; more wait for one to end.
     pub connections: usize,
     /// How long `/readyz` says no, while requests are still taken, before the service stops listening.
@@ -105,6 +107,7 @@ impl Default for Config {
             compat: None,
             timeout: Duration::from_secs(120),
             header_timeout: Duration::from_secs(10),
+            rest: Duration::from_secs(75),
             connections: 512,
             drain: Duration::ZERO,
             keys: Keys::default(),
@@ -312,7 +315,7 @@ pub async fn serve(
         Ok(())
     };
     let server = async |listener, routes| {
-        let listener = Bounded::new(listener, tls.clone(), config.connections, config.header_timeout);
+        let listener = Bounded::new(listener, tls.clone(), &config);
         let service = layered(routes, app.clone()).into_make_service_with_connect_info::<Turns>();
         axum::serve(listener, service).with_graceful_shutdown(stopped()).await
     };

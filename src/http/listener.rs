@@ -28,29 +28,34 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::tls::{Stream, Tls};
-
-/// How long a connection may rest between two requests, and an answer without the client taking any of it.
-const REST: Duration = Duration::from_secs(75);
+use super::{
+    Config,
+    tls::{Stream, Tls},
+};
 
 /// A listener that takes a bounded number of connections.
 pub struct Bounded {
     listener: TcpListener,
     tls: Option<Tls>,
     places: Arc<Semaphore>,
-    header_timeout: Duration,
+    patience: Patience,
+}
+
+/// How long a connection may do nothing.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// From its first byte to the end of a request's headers.
+    headers: Duration,
+    /// Between two requests, and in the middle of an answer of which its client takes nothing.
+    rest: Duration,
 }
 
 impl Bounded {
     /// Bounds the connections of `listener`, and the time that each may take for its handshake and its headers.
-    pub fn new(
-        listener: TcpListener,
-        tls: Option<Tls>,
-        connections: usize,
-        header_timeout: Duration,
-    ) -> Self {
-        let places = Arc::new(Semaphore::new(connections.clamp(1, Semaphore::MAX_PERMITS)));
-        Self { listener, tls, places, header_timeout }
+    pub fn new(listener: TcpListener, tls: Option<Tls>, config: &Config) -> Self {
+        let places = Arc::new(Semaphore::new(config.connections.clamp(1, Semaphore::MAX_PERMITS)));
+        let patience = Patience { headers: config.header_timeout, rest: config.rest };
+        Self { listener, tls, places, patience }
     }
 }
 
@@ -63,7 +68,7 @@ impl Listener for Bounded {
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
         let (stream, address) = Listener::accept(&mut self.listener).await;
         let stream = Stream::new(stream, self.tls.as_ref());
-        (Connection::new(stream, place, self.header_timeout), address)
+        (Connection::new(stream, place, self.patience), address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -112,7 +117,7 @@ pub struct Connection {
     /// Whether the next request's first byte has come.
     begun: bool,
     clock: Pin<Box<Sleep>>,
-    header_timeout: Duration,
+    patience: Patience,
     /// Runs while the client takes nothing of what is written.
     stalled: Option<Pin<Box<Sleep>>>,
     /// Given back when the connection ends.
@@ -120,10 +125,10 @@ pub struct Connection {
 }
 
 impl Connection {
-    fn new(stream: Stream, place: Option<OwnedSemaphorePermit>, header_timeout: Duration) -> Self {
-        let clock = Box::pin(sleep(header_timeout));
+    fn new(stream: Stream, place: Option<OwnedSemaphorePermit>, patience: Patience) -> Self {
+        let clock = Box::pin(sleep(patience.headers));
         let turns = Turns::default();
-        Self { stream, turns, seen: 0, begun: true, clock, header_timeout, stalled: None, _place: place }
+        Self { stream, turns, seen: 0, begun: true, clock, patience, stalled: None, _place: place }
     }
 
     /// Sets the clock, unless the time cannot be represented: then it may as well run on.
@@ -139,7 +144,8 @@ impl Connection {
             self.stalled = None;
             return written;
         }
-        let clock = self.stalled.get_or_insert_with(|| Box::pin(sleep(REST)));
+        let rest = self.patience.rest;
+        let clock = self.stalled.get_or_insert_with(|| Box::pin(sleep(rest)));
         ready!(clock.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -158,14 +164,15 @@ impl AsyncRead for Connection {
         }
         if turns != self.seen {
             (self.seen, self.begun) = (turns, false);
-            self.wait(REST);
+            let rest = self.patience.rest;
+            self.wait(rest);
         }
         match read {
             Poll::Ready(read) => {
                 if !self.begun {
                     self.begun = true;
-                    let time = self.header_timeout;
-                    self.wait(time);
+                    let headers = self.patience.headers;
+                    self.wait(headers);
                 }
                 Poll::Ready(read)
             }

@@ -103,7 +103,7 @@ async fn a_key_opens_what_its_roles_say() {
         ("get", "/no/such/route", [404, 403, 404, 404]),
         ("get", "/metrics", [403, 200, 200, 200]),
         ("post", "/metrics", [403, 405, 405, 405]),
-        ("post", "/v1/load_lora_adapter", [403, 403, 403, 404]),
+        ("post", "/v1/load_lora_adapter", [403, 403, 403, 415]),
         ("get", "/livez", [200, 200, 200, 200]),
     ];
     for (method, path, want) in table {
@@ -210,7 +210,7 @@ async fn the_audit_log_says_who_did_what_and_how_it_ended() {
         (None, "-", 401, "audit-nobody"),
         (Some("unknown-key"), "-", 401, "audit-stranger"),
         (Some("score-key"), "trainer", 403, "audit-trainer"),
-        (Some("admin-key"), "root", 404, "audit-root"),
+        (Some("admin-key"), "root", 415, "audit-root"),
     ];
     for (key, who, status, id) in table {
         let request =
@@ -252,7 +252,10 @@ async fn pages_of_named_origins_may_call_with_their_key() {
     for (key, status) in [(None, 401), (Some("metrics-key"), 403), (Some("score-key"), 200)] {
         let answer = call(&service, "get", "/v1/models", key).header("origin", PAGE).send().await.unwrap();
         assert_eq!((answer.status().as_u16(), allowed(&answer)), (status, Some(PAGE)));
-        assert_eq!(answer.headers()["access-control-expose-headers"], "x-request-id,retry-after");
+        assert_eq!(
+            answer.headers()["access-control-expose-headers"],
+            "x-request-id,x-rewarden-model,retry-after"
+        );
     }
 }
 

@@ -67,6 +67,62 @@ async fn headers_drop_by_drop_are_hung_up_on() {
     assert!(dripping.await.unwrap());
 }
 
+/// A stream of so many items, each with a long id.
+fn many(items: usize) -> Vec<serde_json::Value> {
+    (0..items).map(|index| json!({"id": format!("{index:0>100}"), "text": "x"})).collect()
+}
+
+#[tokio::test]
+async fn a_stream_may_take_longer_than_a_connection_may_rest() {
+    let http = http::Config { rest: PATIENCE, ..Default::default() };
+    let service = Service::ready_with(Setup { http, ..Setup::default() }).await;
+    let mut answer =
+        service.post("/v1/rewards/stream").json(&json!({"items": many(1000)})).send().await.unwrap();
+    let mut text = String::new();
+    service.hold.shut();
+    let mut chunks = 0;
+    while let Some(chunk) = answer.chunk().await.unwrap() {
+        text.push_str(std::str::from_utf8(&chunk).unwrap());
+        chunks += 1;
+        if chunks == 1 {
+            tokio::time::sleep(PATIENCE * 3).await;
+            service.hold.open();
+        }
+    }
+    assert!(text.trim_end().ends_with(r#""tokens":1000}}"#), "{}", &text[text.len().saturating_sub(300)..]);
+    assert_eq!(text.lines().count(), 1001);
+}
+
+#[tokio::test]
+async fn who_takes_nothing_of_an_answer_is_hung_up_on() {
+    let http = http::Config { rest: PATIENCE, ..Default::default() };
+    let service = Service::ready_with(Setup { http, ..Setup::default() }).await;
+    let body = json!({"items": many(60_000)}).to_string();
+    let mut stream = connect(&service);
+    let head = format!(
+        "POST /v1/rewards/stream HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let sent = spawn_blocking(move || {
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body.as_bytes()).unwrap();
+        stream
+    });
+    let stream = sent.await.unwrap();
+    // What does not fit into the system's buffers is not scored.
+    let mut scored = -1.0;
+    loop {
+        let before = std::mem::replace(&mut scored, service.metric("rewarden_scored_items_total").await);
+        if before == scored && scored > 0.0 {
+            break;
+        }
+        tokio::time::sleep(PATIENCE * 6).await;
+    }
+    assert!(scored < 60_000.0, "{scored}");
+    let text = spawn_blocking(|| rest(stream)).await.unwrap();
+    assert!(!text.contains(r#""object":"end""#));
+}
+
 #[tokio::test]
 async fn a_request_may_take_longer_than_its_headers() {
     let service = impatient(8).await;

@@ -13,7 +13,8 @@ async fn models_are_listed_with_the_default_first() {
     }
     let entry = |id: &str, posterior: bool| {
         json!({"id": id, "object": "model", "created": null, "owned_by": "rewarden",
-            "max_model_len": MAX_LENGTH, "posterior": posterior, "root": id, "parent": "base", "permission": []})
+            "max_model_len": MAX_LENGTH, "posterior": posterior, "root": id, "parent": "base", "permission": [],
+            "fingerprint": format!("{id}-1")})
     };
     assert_eq!(body, json!({"object": "list", "data": [entry("bayes", true), entry("plain", false)]}));
 }
