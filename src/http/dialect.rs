@@ -48,6 +48,7 @@ mod vllm;
 
 pub use question::PlainScore;
 pub use shared::Compat;
+pub use tei::timing::HEADERS as TEI_TIMES;
 
 /// Whose interface a request is written for, where it is not this server's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
