@@ -60,7 +60,8 @@ impl Service {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(program.stderr.take().unwrap()).lines().map(Result::unwrap);
-        let address = lines.find_map(|line| Some(line.split_once("listening on ")?.1.trim().to_owned())).unwrap();
+        let address =
+            lines.find_map(|line| Some(line.split_once("listening on ")?.1.trim().to_owned())).unwrap();
         // What is not read would stop the program once the pipe is full.
         std::thread::spawn(move || lines.for_each(drop));
         Self { program, address }
@@ -103,7 +104,8 @@ async fn a_requests_spans_are_in_its_callers_trace() {
     tokio::task::spawn_blocking(move || service.stop()).await.unwrap();
 
     let received = received.lock().unwrap();
-    let name = received.iter().map(|spans| value(&spans.resource.as_ref().unwrap().attributes, "service.name"));
+    let name =
+        received.iter().map(|spans| value(&spans.resource.as_ref().unwrap().attributes, "service.name"));
     let judge = any_value::Value::StringValue("judge".into());
     assert!(name.clone().count() > 0 && name.clone().all(|name| name == Some(&judge)));
     let scopes = received.iter().flat_map(|spans| &spans.scope_spans);
@@ -112,8 +114,14 @@ async fn a_requests_spans_are_in_its_callers_trace() {
     let named = |name: &str| -> Vec<&&Span> { spans.iter().filter(|span| span.name == name).collect() };
     let [request] = named("POST /v1/rewards")[..] else { panic!("{spans:?}") };
     assert_eq!(hexadecimal(&request.parent_span_id), CALLER);
-    assert_eq!((request.kind(), request.trace_state.as_str()), (opentelemetry_proto::tonic::trace::v1::span::SpanKind::Server, "rojo=00f067aa0ba902b7"));
-    assert_eq!(value(&request.attributes, "http.response.status_code"), Some(&any_value::Value::IntValue(200)));
+    assert_eq!(
+        (request.kind(), request.trace_state.as_str()),
+        (opentelemetry_proto::tonic::trace::v1::span::SpanKind::Server, "rojo=00f067aa0ba902b7")
+    );
+    assert_eq!(
+        value(&request.attributes, "http.response.status_code"),
+        Some(&any_value::Value::IntValue(200))
+    );
     for stage in ["tokenize", "queue", "score"] {
         let below = named(stage);
         assert!(!below.is_empty(), "{stage}: {spans:?}");

@@ -8,7 +8,8 @@ use std::{env, time::Duration};
 use async_trait::async_trait;
 use axum::{extract::Request, http::HeaderMap};
 use opentelemetry::{
-    Context, Key, SpanId as OtelSpanId, TraceFlags, TraceId as OtelTraceId, trace::{SpanContext, Status, TraceContextExt, TraceState, TracerProvider},
+    Context, Key, SpanId as OtelSpanId, TraceFlags, TraceId as OtelTraceId,
+    trace::{SpanContext, Status, TraceContextExt, TraceState, TracerProvider},
 };
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Response};
 use opentelemetry_otlp::{SpanExporter, WithHttpConfig};
@@ -61,7 +62,8 @@ where
         .new_agent();
     let exporter = SpanExporter::builder().with_http().with_http_client(Client(agent)).build();
     let exporter = exporter.map_err(|e| Error::Usage(format!("OTLP exporter: {e}")))?;
-    let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource()).build();
+    let provider =
+        SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource()).build();
     let layer = tracing_opentelemetry::layer()
         .with_tracer(provider.tracer(SERVICE))
         .with_location(false)

@@ -79,8 +79,11 @@ impl Caller {
         };
         let span = u64::try_from(span).ok()?;
         let sampled = flags & SAMPLED != 0;
-        (is_readable && trace != 0 && span != 0)
-            .then_some(Self { trace: TraceId(trace), span: SpanId(span), sampled })
+        (is_readable && trace != 0 && span != 0).then_some(Self {
+            trace: TraceId(trace),
+            span: SpanId(span),
+            sampled,
+        })
     }
 }
 
@@ -129,7 +132,10 @@ mod tests {
     const VALID: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     fn headers(values: &[&str]) -> HeaderMap {
-        values.iter().map(|value| (TRACEPARENT.parse().unwrap(), HeaderValue::from_str(value).unwrap())).collect()
+        values
+            .iter()
+            .map(|value| (TRACEPARENT.parse().unwrap(), HeaderValue::from_str(value).unwrap()))
+            .collect()
     }
 
     #[test]
