@@ -49,7 +49,6 @@ use rate::Allowance;
 use registry::{Model, Registry};
 use reply::{Reply, Way};
 use task::{Ask, Asked, Order};
-use terms::Terms;
 use times::Stage;
 use worker::Worker;
 
