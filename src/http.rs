@@ -221,7 +221,7 @@ fn native() -> OpenApiRouter<App> {
 /// Returns the OpenAPI document of the service.
 pub fn openapi() -> OpenApi {
     let api = strict(table().merge(metrics()).into_openapi());
-    access::document::guarded(terms::document(api))
+    access::document::guarded(terms::document(answering::document(api)))
 }
 
 /// Says of items and messages what the server does: fields that are not known are refused. Files may have

@@ -176,7 +176,9 @@ impl Serve {
         let runtime = tokio::runtime::Runtime::new().map_err(Error::io("runtime"))?;
         let access = self.access.clone().read()?;
         if self.hot.adapter_root.is_some() && !access.has(Role::Admin) {
-            return Err(Error::Usage("--adapter-root: needs a key with the role `admin` (hint: `--keys FILE`)".into()));
+            return Err(Error::Usage(
+                "--adapter-root: needs a key with the role `admin` (hint: `--keys FILE`)".into(),
+            ));
         }
         let (models, adapters) = self.models()?;
         runtime.block_on(self.serve(access, models, adapters))

@@ -65,8 +65,7 @@ impl Model {
     pub fn of_means(name: String, model: CrossEncoder) -> Self {
         let Reader { encoder, max_length } = model.reader.clone();
         let (parent, fingerprint, novelty) = (None, String::new(), None);
-        let served =
-            Served { name, parent, encoder, max_length, has_posterior: false, novelty, fingerprint };
+        let served = Served { name, parent, encoder, max_length, has_posterior: false, novelty, fingerprint };
         Self { served, scorer: Box::new(model) }
     }
 

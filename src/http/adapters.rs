@@ -207,7 +207,10 @@ fn check_name(name: &str) -> Result<()> {
     let is_plain = |c: char| !c.is_control() && !c.is_whitespace();
     match !name.is_empty() && name.len() <= MAX_NAME && name.chars().all(is_plain) {
         true => Ok(()),
-        false => Err(Error::field("lora_name", format!("must have 1 to {MAX_NAME} bytes, no white space among them"))),
+        false => Err(Error::field(
+            "lora_name",
+            format!("must have 1 to {MAX_NAME} bytes, no white space among them"),
+        )),
     }
 }
 

@@ -11,7 +11,9 @@ use axum::{
     response::Response,
 };
 
-use super::App;
+use utoipa::openapi::{HeaderBuilder, ObjectBuilder, OpenApi, RefOr, Type};
+
+use super::{App, access::document::operations};
 use crate::{Result, engine::generation::Generation};
 
 /// The header with the fingerprint, also of an error that came after the model was found.
@@ -38,6 +40,19 @@ pub fn by(model: &Generation) {
     let Ok(fingerprint) = HeaderValue::try_from(&model.fingerprint) else { return };
     // Nobody hears it where there is no layer, nor of a second model.
     drop(ANSWERS.try_with(|answers| answers.set(fingerprint)));
+}
+
+/// Writes down, of every operation that scores, the header of its answers.
+pub fn document(mut api: OpenApi) -> OpenApi {
+    let scoring = api.paths.paths.values_mut().flat_map(operations);
+    for operation in scoring.filter(|operation| operation.responses.responses.contains_key("504")) {
+        let Some(RefOr::T(answer)) = operation.responses.responses.get_mut("200") else { continue };
+        let text = ObjectBuilder::new().schema_type(Type::String);
+        let header =
+            HeaderBuilder::new().schema(text).description(Some("fingerprint of the model that answers"));
+        answer.headers.insert(MODEL.to_string(), header.build());
+    }
+    api
 }
 
 impl App {

@@ -177,7 +177,8 @@ impl ApiError {
     /// A model does not fit beside those that stay.
     pub fn no_room(bytes: u64, most: u64) -> Self {
         let (bytes, most) = (bytes >> 20, most >> 20);
-        let message = format!("the adapter takes {bytes} MiB, and does not fit into {most} MiB with those that stay");
+        let message =
+            format!("the adapter takes {bytes} MiB, and does not fit into {most} MiB with those that stay");
         Self::new(StatusCode::INSUFFICIENT_STORAGE, "no_room", message)
     }
 

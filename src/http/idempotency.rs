@@ -15,10 +15,7 @@ use axum::{
     Extension,
     body::{Body, Bytes, to_bytes},
     extract::Request,
-    http::{
-        HeaderName, HeaderValue,
-        header::CONTENT_TYPE,
-    },
+    http::{HeaderName, HeaderValue, header::CONTENT_TYPE},
     middleware::Next,
     response::{IntoResponse, Response},
 };

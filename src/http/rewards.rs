@@ -77,7 +77,8 @@ pub async fn rewards(
     app.bounded("items", request.items.len())?;
     let Plan { penalty, want, .. } = Plan::new(request.penalty, request.variance, &model)?.alone()?;
     let (ids, inputs) = parsed(request.items)?;
-    let job = Job { model: Arc::clone(&model), inputs, max_length: None, truncation: request.truncation, terms };
+    let job =
+        Job { model: Arc::clone(&model), inputs, max_length: None, truncation: request.truncation, terms };
     let mut data = app.rate_all(&model, app.engine().score(job, want).await?, penalty)?;
     data.iter_mut().zip(ids).for_each(|(reward, id)| reward.id = id);
     app.observe(&model, &data);

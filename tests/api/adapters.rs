@@ -60,7 +60,10 @@ impl Swapped {
 
     fn rewards(&self, model: &str, texts: &[&str]) -> RequestBuilder {
         let items: Vec<Value> = texts.iter().map(|text| json!({"text": text})).collect();
-        self.service.post("/v1/rewards").bearer_auth("score-key").json(&json!({"model": model, "items": items}))
+        self.service
+            .post("/v1/rewards")
+            .bearer_auth("score-key")
+            .json(&json!({"model": model, "items": items}))
     }
 
     /// The mean of one word by a model, or the status.
@@ -138,7 +141,9 @@ async fn only_administrators_change_adapters_and_the_log_says_who_did() {
     let log = Log::start();
     let swapped = Swapped::ready(None).await;
     for (key, status) in [(None, 401), (Some("score-key"), 403), (Some("no-key"), 401)] {
-        for path in ["/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/load_lora_adapter", "/unload_lora_adapter"] {
+        for path in
+            ["/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/load_lora_adapter", "/unload_lora_adapter"]
+        {
             let request = swapped.service.post(path).json(&json!({"lora_name": "a", "lora_path": "one"}));
             let request = match key {
                 Some(key) => request.bearer_auth(key),
@@ -169,7 +174,8 @@ async fn without_a_root_nobody_changes_adapters() {
     std::fs::write(&keys, KEYS).unwrap();
     let http = http::Config { keys: Keys::read(&keys).unwrap(), ..Default::default() };
     let service = Service::ready_with(Setup { http, ..Setup::default() }).await;
-    let refused = service.post("/v1/load_lora_adapter").bearer_auth("admin-key").json(&body).send().await.unwrap();
+    let refused =
+        service.post("/v1/load_lora_adapter").bearer_auth("admin-key").json(&body).send().await.unwrap();
     assert_eq!(refused.status(), 403);
     assert!(refused.text().await.unwrap().contains("--adapter-root"));
 }
@@ -326,7 +332,8 @@ async fn swaps_under_load_never_mix_generations() {
         while !ended.load(std::sync::atomic::Ordering::Relaxed) {
             let texts = ["w", "w x", "w x y", "w x y z"];
             let body = json!({"model": "judge", "items": texts.map(|text| json!({"text": text}))});
-            let answer = swapped.service.post(route).bearer_auth("score-key").json(&body).send().await.unwrap();
+            let answer =
+                swapped.service.post(route).bearer_auth("score-key").json(&body).send().await.unwrap();
             assert_eq!(answer.status(), 200, "{route}");
             let name = fingerprint(&answer);
             let text = answer.text().await.unwrap();

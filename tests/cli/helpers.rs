@@ -1,11 +1,14 @@
 //! Running the program on copies of the fixtures.
 
+use reqwest::RequestBuilder;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::{
     collections::BTreeMap,
     fs,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
 };
 use tempfile::TempDir;
 
@@ -72,6 +75,50 @@ impl Workspace {
     }
 }
 
+/// The service, until it is dropped.
+pub struct Serving {
+    program: Child,
+    address: String,
+    client: reqwest::Client,
+}
+
+impl Serving {
+    /// Starts a command that serves, and waits until it is ready.
+    pub async fn ready(mut command: Command) -> Self {
+        let mut program = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(program.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let address =
+            log.find_map(|line| Some(line.split_once("listening on ")?.1.split_once(' ')?.0.to_owned()));
+        // What is not read any more must not stop the program.
+        std::thread::spawn(move || log.for_each(drop));
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let address = address.expect("the service ended before it listened");
+        let serving = Self { program, address, client };
+        for _ in 0..1200 {
+            if serving.get("/readyz").send().await.unwrap().status() == 200 {
+                return serving;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("not ready in time");
+    }
+
+    pub fn get(&self, path: &str) -> RequestBuilder {
+        self.client.get(format!("{}{path}", self.address))
+    }
+
+    pub fn post(&self, path: &str) -> RequestBuilder {
+        self.client.post(format!("{}{path}", self.address))
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
+
 /// Whether every part is in the message.
 pub fn assert_says(message: &str, parts: &[&str]) {
     for part in parts {
@@ -103,7 +150,7 @@ pub fn first(tensors: &BTreeMap<String, Stored>, part: &str) -> String {
     tensors.keys().find(|name| name.contains(part)).unwrap().clone()
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let target = to.join(entry.file_name());

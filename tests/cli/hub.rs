@@ -2,13 +2,9 @@
 
 mod stub;
 
-use super::helpers::{Workspace, assert_says};
+use super::helpers::{Serving, Workspace, assert_says};
 use serde_json::Value;
-use std::{
-    fs,
-    io::{BufRead, BufReader},
-    process::{Output, Stdio},
-};
+use std::{fs, process::Output};
 use stub::{Answer, Hub};
 
 const LOCAL: &str = "score --model base --adapter adapter --input inputs.jsonl";
@@ -260,15 +256,8 @@ async fn a_model_is_served_by_its_repositorys_name() {
     let mut serve = workspace
         .command("serve --port 0 --model org/base --adapter org/judge@main --adapter mine=org/judge");
     serve.env("HF_HUB_OFFLINE", "0").env("HF_ENDPOINT", hub.address());
-    let mut program = serve.stderr(Stdio::piped()).spawn().unwrap();
-    let mut log = BufReader::new(program.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let address =
-        log.find_map(|line| Some(line.split_once("listening on ")?.1.split_once(' ')?.0.to_owned()));
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let models = client.get(format!("{}/v1/models", address.unwrap())).send().await.unwrap();
-    let models: Value = models.json().await.unwrap();
-    program.kill().unwrap();
-    program.wait().unwrap();
+    let serving = Serving::ready(serve).await;
+    let models: Value = serving.get("/v1/models").send().await.unwrap().json().await.unwrap();
     let names: Vec<&str> =
         models["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
     assert_eq!(names, ["judge", "mine"]);

@@ -11,3 +11,4 @@ mod inspect;
 mod interrupted;
 mod malformed;
 mod pipeline;
+mod serve;

@@ -204,10 +204,7 @@ pub async fn models(State(app): State<App>) -> Json<Models> {
         capabilities: ["classify", "rerank"],
         stats,
     };
-    Json(Models {
-        object: "list",
-        data: registry.models().iter().map(model).collect(),
-    })
+    Json(Models { object: "list", data: registry.models().iter().map(model).collect() })
 }
 
 #[derive(Debug, Serialize)]
