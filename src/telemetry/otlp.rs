@@ -101,10 +101,9 @@ impl HttpClient for Client {
 
 /// Puts a request's span below the caller's, and returns what it is called; nothing where it is not exported.
 pub fn begin(span: &Span, caller: Option<Caller>, request: &Request, route: &str) -> Option<Here> {
-    if let Some(caller) = caller {
-        // Nothing has looked at the span before; where there is no exporter, it has no parent to set.
-        drop(span.set_parent(remote(caller, request.headers())));
-    }
+    let parent = caller.map_or_else(Context::new, |caller| remote(caller, request.headers()));
+    // Nothing has looked at the span before, so that this fails only where there is no exporter.
+    span.set_parent(parent).ok()?;
     span.record("otel.kind", "server");
     let context = span.context();
     let (span, method) = (context.span(), request.method());
