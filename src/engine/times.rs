@@ -86,14 +86,8 @@ impl Times {
     /// Begins a request's time, in the span that is open.
     pub fn start() -> Self {
         let now = Instant::now();
-        let state = State {
-            staying: [0; 3],
-            spent: [Duration::ZERO; 3],
-            stage: None,
-            since: now,
-            span: Span::none(),
-        };
-        Self(Arc::new(Shared { started: now, request: Span::current(), state: Mutex::new(state) }))
+        let state = Mutex::new(State::new(now));
+        Self(Arc::new(Shared { started: now, request: Span::current(), state }))
     }
 
     /// Lets a sequence, or all of them together, enter a stage.
@@ -111,24 +105,23 @@ impl Times {
     fn change(&self, change: impl FnOnce(&mut [usize; 3])) -> [Duration; 3] {
         // The counts are whole after every change, so that a panic elsewhere does not spoil them.
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.pass(Instant::now());
-        change(&mut state.staying);
-        state.turn(&self.0.request);
+        state.change(Instant::now(), &self.0.request, change);
         state.spent
     }
 }
 
 impl State {
-    /// Counts the time until now.
-    fn pass(&mut self, now: Instant) {
+    fn new(since: Instant) -> Self {
+        Self { staying: [0; 3], spent: [Duration::ZERO; 3], stage: None, since, span: Span::none() }
+    }
+
+    /// Counts the time until now, and finds the stage that the request is in by what has changed.
+    fn change(&mut self, now: Instant, request: &Span, change: impl FnOnce(&mut [usize; 3])) {
         if let Some(stage) = self.stage {
             self.spent[stage as usize] += now.saturating_duration_since(self.since);
         }
         self.since = now;
-    }
-
-    /// Finds the stage that the request is in by now.
-    fn turn(&mut self, request: &Span) {
+        change(&mut self.staying);
         let stage = Stage::ALL.into_iter().rev().find(|stage| self.staying[*stage as usize] > 0);
         if stage != self.stage {
             self.stage = stage;
@@ -163,38 +156,43 @@ impl Spent {
 
 #[cfg(test)]
 mod tests {
-    use std::thread::sleep;
-
     use super::*;
-
-    const STEP: Duration = Duration::from_millis(20);
-
-    fn stages(times: &Times) -> [Duration; 3] {
-        Stage::ALL.map(|stage| times.spent().of(stage))
-    }
 
     #[test]
     fn a_request_is_in_the_last_stage_that_one_of_its_sequences_is_in() {
+        let start = Instant::now();
+        let mut state = State::new(start);
+        // After so many milliseconds, how many sequences are in each stage from then on; and what was spent until then.
+        for (at, staying, spent) in [
+            (5, [1, 0, 0], [0, 0, 0]),
+            (7, [0, 0, 0], [2, 0, 0]),
+            (8, [0, 3, 0], [2, 0, 0]),
+            (20, [0, 1, 2], [2, 12, 0]),
+            // One of a batch has been answered, then the other; the third waits, and is computed.
+            (50, [0, 1, 1], [2, 12, 30]),
+            (60, [0, 1, 0], [2, 12, 40]),
+            (75, [0, 0, 1], [2, 27, 40]),
+            (90, [0, 0, 0], [2, 27, 55]),
+            (200, [0, 0, 0], [2, 27, 55]),
+        ] {
+            state.change(start + Duration::from_millis(at), &Span::none(), |counts| *counts = staying);
+            assert_eq!(state.spent, spent.map(Duration::from_millis), "{at}");
+        }
+    }
+
+    #[test]
+    fn a_sequence_leaves_where_it_was() {
         let times = Times::start();
-        drop(times.enter(Stage::Tokenize));
-        let (mut one, mut two) = (times.enter(Stage::Queue), times.enter(Stage::Queue));
-        sleep(STEP);
+        let staying = || times.0.state.lock().unwrap().staying;
+        let mut one = times.enter(Stage::Queue);
+        let other = times.enter(Stage::Queue);
         one.go(Stage::Score);
-        let [_, queue, score] = stages(&times);
-        assert!(queue >= STEP && score < queue, "{queue:?} {score:?}");
-        sleep(STEP);
-        // The other waits while this one is computed, and then on its own.
+        assert_eq!(staying(), [0, 1, 1]);
         drop(one);
-        let [_, queue_then, score] = stages(&times);
-        assert!(score >= STEP && queue_then < queue + STEP, "{queue:?} {queue_then:?} {score:?}");
-        sleep(STEP);
-        two.go(Stage::Score);
-        assert!(stages(&times)[1] >= queue + STEP);
-        drop(two);
-        let over = stages(&times);
-        sleep(STEP);
-        assert_eq!(stages(&times), over, "nothing is under way");
-        let Spent { total, .. } = times.spent();
-        assert!(total >= over.iter().sum::<Duration>() + STEP, "{total:?} {over:?}");
+        assert_eq!(staying(), [0, 1, 0]);
+        drop(other);
+        assert_eq!(staying(), [0, 0, 0]);
+        let Spent { stages, total } = times.spent();
+        assert!(stages[1] > Duration::ZERO && stages.iter().sum::<Duration>() <= total);
     }
 }
