@@ -1,4 +1,8 @@
-"""Against a running service: REWARDEN_URL, by default that of the README."""
+"""Against a running service: REWARDEN_URL, by default that of the README.
+
+What administrators do is tested with REWARDEN_ADMIN_KEY, a key of that role, on a service of the embedded model whose
+`--adapter-root` is the folder `models`.
+"""
 import math
 import os
 import sys
@@ -12,12 +16,13 @@ from rewarden.rewardbench import Pipeline  # noqa: E402
 from rewarden.trl import reward_func  # noqa: E402
 
 URL = os.environ.get("REWARDEN_URL", "http://127.0.0.1:8080")
+KEY = os.environ.get("REWARDEN_ADMIN_KEY")
 PROMPT, ANSWERS = "What is the capital of France?", ["Paris.", "qw zx opp blib", "I do not know."]
 
 
 class AgainstTheService(unittest.TestCase):
     def setUp(self):
-        self.client = Client(URL, batch_size=2)
+        self.client = Client(URL, batch_size=2, api_key=KEY)
         self.items = [{"id": str(i), "prompt": PROMPT, "response": answer} for i, answer in enumerate(ANSWERS)]
 
     def test_rewards_come_in_the_order_of_the_items(self):
@@ -81,6 +86,19 @@ class AgainstTheService(unittest.TestCase):
 
     def test_models_are_listed(self):
         self.assertTrue(any(model["id"] for model in self.client.models()))
+
+    @unittest.skipUnless(KEY, "REWARDEN_ADMIN_KEY is not set")
+    def test_an_adapter_comes_is_replaced_and_goes(self):
+        by_default = self.client.rewards(self.items[:1])
+        fingerprint = self.client.load_adapter("second", "default")
+        self.assertEqual(self.client.rewards(self.items[:1], model="second"), by_default, "the same files")
+        self.assertEqual(by_default[0].model, fingerprint)
+        with self.assertRaises(RewardenError) as raised:
+            self.client.load_adapter("second", "default", replace=True, expected="0" * 16)
+        self.assertEqual(raised.exception.status, 412)
+        self.client.load_adapter("second", "default", replace=True, expected=fingerprint)
+        self.assertEqual(self.client.unload_adapter("second", expected=fingerprint), fingerprint)
+        self.assertNotIn("second", [model["id"] for model in self.client.models()])
 
 
 class Flaky(BaseHTTPRequestHandler):

@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence, Union
 
 Message = Mapping[str, str]
@@ -48,7 +49,7 @@ class Penalty:
 
 @dataclass(frozen=True)
 class Reward:
-    """The posterior of one reward: `score` is the mean less the penalty."""
+    """The posterior of one reward: `score` is the mean less the penalty, `model` the fingerprint of what gave it."""
 
     index: int
     id: Optional[str]
@@ -60,6 +61,7 @@ class Reward:
     novel: Optional[bool]
     tokens: int
     truncated: bool
+    model: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -121,21 +123,24 @@ class Client:
 
     def rewards(self, items: Iterable[Item], *, penalty: Optional[Penalty] = None, variance: Optional[bool] = None,
                 truncation: Optional[str] = None, model: Optional[str] = None) -> list[Reward]:
-        """Scores items, in requests of `batch_size` each; rewards come in the order of the items."""
+        """Scores items, in requests of `batch_size` each; rewards come in the order of the items.
+
+        Where the model is replaced in between, those of later requests have another `model`.
+        """
         body = self._body(model, penalty, truncation, variance=variance)
         rewards: list[Reward] = []
         for batch in _batches(items, self.batch_size):
-            reply = self._send("POST", "/v1/rewards", {**body, "items": batch})
+            reply, by = self._answer("POST", "/v1/rewards", {**body, "items": batch})
             start = len(rewards)
-            rewards += [_reward(start, data) for data in reply["data"]]
+            rewards += [_reward(start, data, by) for data in reply["data"]]
         return rewards
 
     def compare(self, prompt: Answer, a: Answer, b: Answer, *, penalty: Optional[Penalty] = None,
                 truncation: Optional[str] = None, model: Optional[str] = None) -> Comparison:
         """Two answers to a prompt, each text or messages, beside each other."""
         body = self._body(model, penalty, truncation, prompt=prompt, a=a, b=b)
-        reply = self._send("POST", "/v1/compare", body)
-        return Comparison(**{name: _reward(0, reply[name]) if name in ("a", "b") else reply[name]
+        reply, by = self._answer("POST", "/v1/compare", body)
+        return Comparison(**{name: _reward(0, reply[name], by) if name in ("a", "b") else reply[name]
                              for name in Comparison.__dataclass_fields__})
 
     def best_of_n(self, prompt: Answer, responses: Sequence[Answer], *, penalty: Optional[Penalty] = None,
@@ -156,6 +161,19 @@ class Client:
         """The models that are served."""
         return self._send("GET", "/v1/models")["data"]
 
+    def load_adapter(self, name: str, path: str, *, replace: bool = False, pinned: bool = False,
+                     expected: Optional[str] = None) -> str:
+        """Puts the adapter at a path below `--adapter-root` into service, and returns its fingerprint; for administrators.
+
+        `replace` lets it take the place of a model with this name, `expected` only of one with this fingerprint (412 otherwise).
+        """
+        body = {"lora_name": name, "lora_path": path, "load_inplace": replace, "pinned": pinned}
+        return self._change("/v1/load_lora_adapter", body, expected)
+
+    def unload_adapter(self, name: str, *, expected: Optional[str] = None) -> str:
+        """Takes a model out of service, and returns its fingerprint; for administrators."""
+        return self._change("/v1/unload_lora_adapter", {"lora_name": name}, expected)
+
     def ready(self) -> bool:
         """Whether the service answers, and has its models loaded."""
         try:
@@ -170,11 +188,21 @@ class Client:
         body = {"model": model or self.model, "penalty": penalty and penalty._body(), "truncation": truncation, **more}
         return {key: value for key, value in body.items() if value is not None}
 
+    def _change(self, path: str, body: Mapping[str, Any], expected: Optional[str]) -> str:
+        """Not tried again: whether a change was made is not known where the answer is lost."""
+        _, by = self._once("POST", path, body, {} if expected is None else {"if-match": f'"{expected}"'})
+        return by or ""
+
     def _send(self, method: str, path: str, body: Optional[Mapping[str, Any]] = None) -> Any:
+        return self._answer(method, path, body)[0]
+
+    def _answer(self, method: str, path: str, body: Optional[Mapping[str, Any]]) -> tuple[Any, Optional[str]]:
+        """The answer, and the fingerprint of the model that gave it."""
         wait = 0.5
         for attempt in range(self.retries + 1):
             try:
-                return json.loads(self._once(method, path, body))
+                answer, by = self._once(method, path, body)
+                return json.loads(answer), by
             except Overloaded as error:
                 if attempt == self.retries:
                     raise
@@ -186,12 +214,14 @@ class Client:
             wait *= 2
         raise AssertionError("unreachable")
 
-    def _once(self, method: str, path: str, body: Optional[Mapping[str, Any]]) -> bytes:
+    def _once(self, method: str, path: str, body: Optional[Mapping[str, Any]],
+              headers: Mapping[str, str] = MappingProxyType({})) -> tuple[bytes, Optional[str]]:
         data = None if body is None else json.dumps(body, allow_nan=False).encode()
-        request = urllib.request.Request(self.url + path, data=data, headers=self._headers, method=method)
+        headers = {**self._headers, **headers}
+        request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-                return reply.read()
+                return reply.read(), reply.headers.get("x-rewarden-model")
         except urllib.error.HTTPError as error:
             raise _refusal(error) from None
 
@@ -213,9 +243,9 @@ def _refusal(error: urllib.error.HTTPError) -> RewardenError:
     return overloaded
 
 
-def _reward(start: int, data: Mapping[str, Any]) -> Reward:
+def _reward(start: int, data: Mapping[str, Any], by: Optional[str]) -> Reward:
     known = {name: data.get(name) for name in Reward.__dataclass_fields__}
-    return Reward(**{**known, "index": start + data["index"]})
+    return Reward(**{**known, "index": start + data["index"], "model": by})
 
 
 def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
