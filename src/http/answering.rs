@@ -48,9 +48,10 @@ pub fn document(mut api: OpenApi) -> OpenApi {
     for operation in scoring.filter(|operation| operation.responses.responses.contains_key("504")) {
         let Some(RefOr::T(answer)) = operation.responses.responses.get_mut("200") else { continue };
         let text = ObjectBuilder::new().schema_type(Type::String);
-        let header =
-            HeaderBuilder::new().schema(text).description(Some("fingerprint of the model that answers"));
-        answer.headers.insert(MODEL.to_string(), header.build());
+        let header = HeaderBuilder::new()
+            .schema(Some(text))
+            .description(Some("fingerprint of the model that answers"));
+        answer.headers.insert(MODEL.to_string(), header.build().into());
     }
     api
 }
