@@ -111,13 +111,18 @@ class Connection:
 
     async def ask(self, method, path, body):
         """Status and body of the answer."""
-        head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        status, _, answer = await self.exchange(method, path, body)
+        return status, answer
+
+    async def exchange(self, method, path, body, more=""):
+        """Status, fields and body of the answer; `more` are lines of the request's head."""
+        head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{more}"
         self.writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         await self.writer.drain()
         lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         fields = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
         answer = await self.reader.readexactly(int(fields.get("content-length", 0)))
-        return int(lines[0].split()[1]), answer
+        return int(lines[0].split()[1]), fields, answer
 
     def close(self):
         self.writer.close()

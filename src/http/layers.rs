@@ -2,7 +2,7 @@
 //!
 //! The route in logs and metrics is the pattern that matched, never the path that was sent.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use axum::{
     extract::{ConnectInfo, MatchedPath, Request, State},
@@ -32,10 +32,14 @@ pub struct Cost {
     pub tokens: usize,
 }
 
-/// Tells the connection that a request is under way, so that its clock for headers stands still.
-pub async fn turn(request: Request, next: Next) -> Response {
+/// Tells the connection that a request is under way, so that its clock for headers stands still. Handlers whose answer is a stream
+/// keep the turn until that has ended.
+pub async fn turn(mut request: Request, next: Next) -> Response {
     let turns = request.extensions().get::<ConnectInfo<Turns>>().map(|ConnectInfo(turns)| turns.clone());
-    let _turn = turns.as_ref().map(Turns::begin);
+    let turn = turns.map(|turns| Arc::new(turns.begin()));
+    if let Some(turn) = &turn {
+        request.extensions_mut().insert(Arc::clone(turn));
+    }
     next.run(request).await
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A handler's time is bounded by the deadline, but that starts only when the headers are whole. Before that, and
 //! between two requests, the connection's own clock runs: a client that sends its headers drop by drop, or
-//! nothing, is hung up on. The clock stands still while a request is under way.
+//! nothing, is hung up on. The clock stands still while a request is under way. Who takes nothing of an answer for as long as
+//! a connection may rest is hung up on too.
 
 use std::{
     io,
@@ -29,7 +30,7 @@ use tokio::{
 
 use super::tls::{Stream, Tls};
 
-/// How long a connection may rest between two requests.
+/// How long a connection may rest between two requests, and an answer without the client taking any of it.
 const REST: Duration = Duration::from_secs(75);
 
 /// A listener that takes a bounded number of connections.
@@ -112,6 +113,8 @@ pub struct Connection {
     begun: bool,
     clock: Pin<Box<Sleep>>,
     header_timeout: Duration,
+    /// Runs while the client takes nothing of what is written.
+    stalled: Option<Pin<Box<Sleep>>>,
     /// Given back when the connection ends.
     _place: Option<OwnedSemaphorePermit>,
 }
@@ -120,7 +123,7 @@ impl Connection {
     fn new(stream: Stream, place: Option<OwnedSemaphorePermit>, header_timeout: Duration) -> Self {
         let clock = Box::pin(sleep(header_timeout));
         let turns = Turns::default();
-        Self { stream, turns, seen: 0, begun: true, clock, header_timeout, _place: place }
+        Self { stream, turns, seen: 0, begun: true, clock, header_timeout, stalled: None, _place: place }
     }
 
     /// Sets the clock, unless the time cannot be represented: then it may as well run on.
@@ -128,6 +131,17 @@ impl Connection {
         if let Some(end) = Instant::now().checked_add(time) {
             self.clock.as_mut().reset(end);
         }
+    }
+
+    /// Passes on what came of writing; what takes too long is an error.
+    fn written<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let clock = self.stalled.get_or_insert_with(|| Box::pin(sleep(REST)));
+        ready!(clock.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -169,7 +183,8 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.written(context, written)
     }
 
     fn poll_write_vectored(
@@ -177,7 +192,8 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.written(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -185,7 +201,8 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let written = Pin::new(&mut self.stream).poll_flush(context);
+        self.written(context, written)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -28,6 +28,7 @@ use super::{
     App,
     error::{ApiError, ErrorDetail, Refusals},
     json::{StrictJson, strict},
+    listener::Turn,
     object::Object,
     penalty::{PenaltyRequest, Plan},
     reward::{Reward, TokenUsage},
@@ -122,9 +123,11 @@ pub struct End {
 pub async fn stream(
     State(app): State<App>,
     Extension(terms): Extension<Terms>,
+    turn: Option<Extension<Arc<Turn>>>,
     StrictJson(request): StrictJson<StreamRequest>,
 ) -> Result<Response, ApiError> {
-    let mut windows = Windows::new(app, terms, request)?;
+    let turn = turn.map(|Extension(turn)| turn);
+    let mut windows = Windows::new(app, terms, turn, request)?;
     // What turns the first items away turns the request away: later there is no status to say it with.
     let first = windows.lines(Patience::None).await?;
     let rest = stream::unfold((Some(first), windows), async |(first, mut windows)| {
@@ -148,6 +151,8 @@ struct Windows {
     items: Enumerate<IntoIter<Value>>,
     end: End,
     ended: bool,
+    /// The request is under way until its last line: the connection does not rest meanwhile.
+    _turn: Option<Arc<Turn>>,
 }
 
 /// Whether a full queue is asked again.
@@ -158,7 +163,12 @@ enum Patience {
 }
 
 impl Windows {
-    fn new(app: App, terms: Terms, request: StreamRequest) -> Result<Self, ApiError> {
+    fn new(
+        app: App,
+        terms: Terms,
+        turn: Option<Arc<Turn>>,
+        request: StreamRequest,
+    ) -> Result<Self, ApiError> {
         let model = app.model(request.model.as_deref())?;
         let limit = app.config().max_stream_items;
         match request.items.len() {
@@ -170,7 +180,17 @@ impl Windows {
         let usage = TokenUsage { tokens: 0 };
         let end = End { object: "end", model: model.name.clone(), scored: 0, refused: 0, usage };
         let items = request.items.into_iter().enumerate();
-        Ok(Self { model, plan, truncation: request.truncation, items, end, ended: false, terms, app })
+        Ok(Self {
+            model,
+            plan,
+            truncation: request.truncation,
+            items,
+            end,
+            ended: false,
+            terms,
+            app,
+            _turn: turn,
+        })
     }
 
     /// The lines of the next window, the last line, or nothing any more.

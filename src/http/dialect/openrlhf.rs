@@ -31,9 +31,11 @@ pub struct GetRewardRequest {
 pub struct Wanted {
     /// What `rewards` are, where it is not the service's plain score.
     #[serde(default)]
+    #[param(inline)]
     reward: Option<PlainScore>,
     /// What `scores` are: the rewards, or, for dynamic filtering, numbers from 0 to 1.
     #[serde(default)]
+    #[param(inline)]
     scores: Scores,
 }
 

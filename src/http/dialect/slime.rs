@@ -25,6 +25,7 @@ pub struct SlimeRequest {
 pub struct Detail {
     /// 1 for an object in the place of a number.
     #[serde(default)]
+    #[param(maximum = 255)]
     full: u8,
 }
 
