@@ -80,7 +80,7 @@ impl Cli {
 
     /// Runs the command.
     pub fn run(self) -> Result<()> {
-        telemetry::init(self.log_format, &self.log)?;
+        let _telemetry = telemetry::init(self.log_format, &self.log)?;
         match self.command {
             Command::Serve(serve) => serve.run(),
             Command::Train(train) => train.run(),

@@ -22,7 +22,7 @@ use crate::{
     item::Placed,
     score::{Embedding, Estimate, Want, penalty::Penalty, select::Selected},
     telemetry::metrics::Metrics,
-    text::{Encoder, Limit, TokenSeq},
+    text::TokenSeq,
 };
 
 mod cache;
@@ -37,6 +37,7 @@ pub mod registry;
 mod reply;
 mod task;
 pub mod terms;
+pub mod times;
 mod worker;
 
 use cache::{Cache, Sum};
@@ -48,7 +49,7 @@ use rate::Allowance;
 use registry::{Model, Registry};
 use reply::{Reply, Way};
 use task::{Ask, Asked, Order};
-use terms::Terms;
+use times::Stage;
 use worker::Worker;
 
 /// How much waits, and how much is scored at once.
@@ -205,7 +206,7 @@ impl Engine {
     /// Says of every input of a job how its reward varies with the others', in order.
     pub async fn embed(&self, job: Job) -> Result<Vec<Seen<Embedding>>> {
         let (order, asking) = job.ordered(Work::Embeddings);
-        self.every(&order, asking, |_| Reply::alone(order.terms.deadline), Ask::Embed).await
+        self.every(&order, asking, |_| Reply::alone(&order.terms), Ask::Embed).await
     }
 
     /// Scores every input of a job that can be scored; what is wrong with one is its own answer.
@@ -267,11 +268,10 @@ impl Engine {
 
     /// The way to an estimate: by the cache, where there is one.
     fn estimates(&self, order: &Order) -> impl Fn(&TokenSeq) -> Way<Estimate> + use<> {
-        let Terms { priority, deadline, .. } = order.terms;
-        let (cache, key) = (self.inner.cache.clone(), order.key());
+        let (cache, key, terms) = (self.inner.cache.clone(), order.key(), order.terms.clone());
         move |sequence| match &cache {
-            Some(cache) => cache.ask((Sum::of(key, sequence), priority), deadline),
-            None => Reply::alone(deadline),
+            Some(cache) => cache.ask((Sum::of(key, sequence), terms.priority), &terms),
+            None => Reply::alone(&terms),
         }
     }
 
@@ -280,21 +280,21 @@ impl Engine {
         if matches!(self.health(), Health::Starting | Health::Failed(_)) {
             return Err(Error::NotReady);
         }
-        let Asking { inputs, limit } = asking;
-        let load = estimated(&inputs, limit.max_length);
+        let load = estimated(&asking.inputs, asking.limit.max_length);
         let ticket = self.inner.gate.admit(load, order.key(), &order.terms)?;
-        self.tokenise(ticket, Arc::clone(&order.model.encoder), inputs, limit).await
+        self.tokenise(ticket, order, asking).await
     }
 
     /// Tokenises off the runtime; the ticket goes along, so that its share counts until that has ended.
     async fn tokenise(
         &self,
         ticket: Ticket,
-        encoder: Arc<Encoder>,
-        inputs: Vec<Placed>,
-        limit: Limit,
+        order: &Order,
+        Asking { inputs, limit }: Asking,
     ) -> Result<(Ticket, Vec<Result<TokenSeq>>)> {
         let started = Instant::now();
+        let stay = order.terms.times.enter(Stage::Tokenize);
+        let encoder = Arc::clone(&order.model.encoder);
         let span = Span::current();
         let tokenised = spawn_blocking(move || {
             let _entered = span.enter();
@@ -306,6 +306,7 @@ impl Engine {
             tracing::error!(cause = %e, "tokenising failed");
             Error::Internal("tokenising failed".into())
         })?;
+        drop(stay);
         let stage = self.inner.metrics.stage_seconds.with_label_values(&["tokenize"]);
         stage.observe(started.elapsed().as_secs_f64());
         Ok(result)
@@ -335,6 +336,7 @@ fn gone<T>() -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::Encoder;
 
     /// An encoder of two words, without a chat template.
     pub fn encoder() -> Arc<Encoder> {

@@ -51,6 +51,7 @@ mod reward;
 mod rewards;
 mod stream;
 mod terms;
+mod timing;
 pub mod tls;
 
 use access::keys::Keys;

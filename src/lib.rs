@@ -29,7 +29,7 @@
 //! | [`plot`] | charts for reports, as SVG and PNG |
 //! | [`mod@bench`] | speed, memory and limits of a model on a machine |
 //! | [`cli`] | a subcommand per file |
-//! | [`telemetry`] | logs and metrics |
+//! | [`telemetry`] | logs, metrics and traces |
 //! | [`digest`] | digests as text |
 //! | [`allocator`] | settings of the program's allocator |
 //!

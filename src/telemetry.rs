@@ -1,17 +1,20 @@
-//! Logs and metrics.
+//! Logs, metrics and traces.
 //!
 //! Logs go to stderr as text or as JSON lines, one for each request, with route, status, latency and
-//! sizes. What is scored is never logged, at any level.
+//! sizes. What is scored is never logged, at any level. A request's spans can be exported, where the program was built for it.
 
 use std::io::{self, IsTerminal};
 
 use clap::ValueEnum;
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{Error, Result};
 
 pub mod drift;
 pub mod metrics;
+#[cfg(feature = "otlp")]
+mod otlp;
+pub mod trace;
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -24,17 +27,34 @@ pub enum Format {
 }
 
 /// Starts logging; `filter` is a level or a list like `info,rewarden=debug`. Once a process: a second call
-/// is an error.
-pub fn init(format: Format, filter: &str) -> Result<()> {
+/// is an error. Spans are exported until what is returned is dropped.
+pub fn init(format: Format, filter: &str) -> Result<Telemetry> {
     let filter =
         EnvFilter::try_new(filter).map_err(|e| Error::Usage(format!("log filter `{filter}`: {e}")))?;
     let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
-    let registry = tracing_subscriber::registry().with(filter);
-    match format {
-        Format::Text => registry.with(layer.with_ansi(io::stderr().is_terminal())).try_init(),
-        Format::Json => registry.with(layer.json().flatten_event(true).with_current_span(true)).try_init(),
-    }
-    .map_err(|e| Error::Usage(format!("logging: {e}")))
+    let lines = match format {
+        Format::Text => layer.with_ansi(io::stderr().is_terminal()).boxed(),
+        Format::Json => layer.json().flatten_event(true).with_current_span(true).boxed(),
+    };
+    // Quiet logs do not make for fewer spans.
+    let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter));
+    #[cfg(feature = "otlp")]
+    let (subscriber, exporter) = {
+        let (spans, exporter) = otlp::open()?.unzip();
+        (subscriber.with(spans), exporter)
+    };
+    subscriber.try_init().map_err(|e| Error::Usage(format!("logging: {e}")))?;
+    Ok(Telemetry {
+        #[cfg(feature = "otlp")]
+        _exporter: exporter,
+    })
+}
+
+/// What must be kept until the program ends.
+#[derive(Debug)]
+pub struct Telemetry {
+    #[cfg(feature = "otlp")]
+    _exporter: Option<otlp::Exporter>,
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use std::{
 
 use super::{
     queue::{Fate, Key, Work},
-    reply::{Reply, Waiter, Way, told},
-    terms::Priority,
+    reply::{Reply, Waiter, Way, known, told},
+    terms::{Priority, Terms},
 };
 use crate::{Error, Result, score::Want, telemetry::metrics::Metrics, text::TokenSeq};
 use sha2::{Digest, Sha256};
@@ -65,14 +65,13 @@ impl<T: Clone> Cache<T> {
     }
 
     /// Finds the way to a result.
-    pub fn ask(self: &Arc<Self>, flight: Flight, deadline: Instant) -> Way<T> {
-        let (waiter, answer) = Waiter::new(deadline);
+    pub fn ask(self: &Arc<Self>, flight: Flight, terms: &Terms) -> Way<T> {
         let mut state = self.lock();
-        if let Some(known) = state.kept.get(flight.0) {
+        if let Some(result) = state.kept.get(flight.0) {
             self.metrics.cache_hits.inc();
-            waiter.answer(Ok(known));
-            return (None, answer);
+            return (None, known(result));
         }
+        let (waiter, answer) = Waiter::new(terms);
         let waiters = state.under_way.entry(flight).or_default();
         let is_first = waiters.is_empty();
         waiters.push(waiter);
@@ -91,6 +90,11 @@ impl<T: Clone> Cache<T> {
             waiters.into_iter().for_each(|waiter| waiter.answer(Err(Error::Deadline)));
         }
         fate
+    }
+
+    /// Tells all who wait by now that it is being computed.
+    pub fn begin(&self, flight: Flight) {
+        self.lock().under_way.get_mut(&flight).into_iter().flatten().for_each(Waiter::begin);
     }
 
     /// Tells all who wait, and keeps what can be told again.
@@ -166,6 +170,7 @@ mod tests {
     use tokio::sync::oneshot::Receiver;
 
     use super::*;
+    use crate::engine::terms::Client;
 
     const FLIGHT: Flight = (Sum([1; 32]), Priority::Normal);
 
@@ -173,8 +178,8 @@ mod tests {
         Arc::new(Cache::new(results * Kept::<u32>::COST, Arc::new(Metrics::new().unwrap())))
     }
 
-    fn later(seconds: u64) -> Instant {
-        Instant::now() + Duration::from_secs(seconds)
+    fn later(seconds: u64) -> Terms {
+        Terms::new(Duration::from_secs(seconds), Client::default(), Priority::Normal)
     }
 
     fn got<T>(mut answer: Receiver<Result<T>>) -> Option<T> {
@@ -203,12 +208,12 @@ mod tests {
     #[test]
     fn the_second_waits_for_the_first_and_the_third_knows() {
         let cache = cache(1);
-        let (first, one) = cache.ask(FLIGHT, later(60));
-        let (second, two) = cache.ask(FLIGHT, later(60));
+        let (first, one) = cache.ask(FLIGHT, &later(60));
+        let (second, two) = cache.ask(FLIGHT, &later(60));
         assert!(first.is_some() && second.is_none());
         cache.answer(FLIGHT, Ok(7));
         assert_eq!((got(one), got(two)), (Some(7), Some(7)));
-        let (third, three) = cache.ask(FLIGHT, later(60));
+        let (third, three) = cache.ask(FLIGHT, &later(60));
         assert!(third.is_none());
         assert_eq!(got(three), Some(7));
         let metrics = &cache.metrics;
@@ -220,43 +225,43 @@ mod tests {
     #[test]
     fn a_failure_is_told_to_all_and_not_kept() {
         let cache = cache(1);
-        let (_, mut one) = cache.ask(FLIGHT, later(60));
-        let (_, mut two) = cache.ask(FLIGHT, later(60));
+        let (_, mut one) = cache.ask(FLIGHT, &later(60));
+        let (_, mut two) = cache.ask(FLIGHT, &later(60));
         cache.answer(FLIGHT, Err(Error::NotFinite("it".into())));
         for answer in [&mut one, &mut two] {
             assert!(matches!(answer.try_recv(), Ok(Err(Error::NotFinite(_)))));
         }
-        assert!(cache.ask(FLIGHT, later(60)).0.is_some());
+        assert!(cache.ask(FLIGHT, &later(60)).0.is_some());
     }
 
     #[test]
     fn it_is_computed_while_anybody_waits() {
         let (cache, now) = (cache(1), Instant::now());
-        let (_, mut late) = cache.ask(FLIGHT, now);
+        let (_, mut late) = cache.ask(FLIGHT, &Terms { deadline: now, ..later(0) });
         assert_eq!(cache.fate(FLIGHT, now), Fate::Late);
         assert!(matches!(late.try_recv(), Ok(Err(Error::Deadline))));
-        let (_, one) = cache.ask(FLIGHT, now);
-        let (_, two) = cache.ask(FLIGHT, later(60));
+        let (_, one) = cache.ask(FLIGHT, &Terms { deadline: now, ..later(0) });
+        let (_, two) = cache.ask(FLIGHT, &later(60));
         assert_eq!(cache.fate(FLIGHT, now), Fate::Live);
         drop(one);
         assert_eq!(cache.fate(FLIGHT, now), Fate::Live, "the first has gone, the second has not");
         drop(two);
         assert_eq!(cache.fate(FLIGHT, now), Fate::Gone);
-        assert!(cache.ask(FLIGHT, later(60)).0.is_some(), "what is dead is computed again");
+        assert!(cache.ask(FLIGHT, &later(60)).0.is_some(), "what is dead is computed again");
     }
 
     #[test]
     fn the_urgent_do_not_wait_for_others() {
         let cache = cache(1);
-        assert!(cache.ask(FLIGHT, later(60)).0.is_some());
-        assert!(cache.ask((FLIGHT.0, Priority::High), later(60)).0.is_some());
+        assert!(cache.ask(FLIGHT, &later(60)).0.is_some());
+        assert!(cache.ask((FLIGHT.0, Priority::High), &later(60)).0.is_some());
     }
 
     #[test]
     fn a_cache_of_no_bytes_keeps_nothing() {
         let cache = cache(0);
         cache.answer(FLIGHT, Ok(7));
-        assert!(cache.ask(FLIGHT, later(60)).0.is_some());
+        assert!(cache.ask(FLIGHT, &later(60)).0.is_some());
         assert_eq!(cache.metrics.cache_bytes.get(), 0);
     }
 

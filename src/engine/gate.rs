@@ -112,7 +112,7 @@ impl State {
     /// Admits a request unless its client has enough under way, its time would run out in the queue, or that is full.
     fn admit(&mut self, load: Load, key: Key, terms: &Terms, now: Instant) -> Result<()> {
         let Self { queue, pace, accounts, .. } = self;
-        let Terms { client, priority, deadline, timeout } = terms.clone();
+        let Terms { client, priority, deadline, timeout, .. } = terms.clone();
         accounts.check(&client, now)?;
         let whose = Whose { priority, client, model: key.model };
         let wait = queue.wait(&whose, key.work, load.tokens, pace).saturating_add(pace.rest(now));

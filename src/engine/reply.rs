@@ -7,6 +7,8 @@ use tokio::sync::oneshot::{Receiver, Sender, channel};
 use super::{
     cache::{Cache, Flight},
     queue::Fate,
+    terms::Terms,
+    times::{Stage, Stay},
 };
 use crate::{Error, Result};
 
@@ -24,6 +26,7 @@ pub enum Reply<T> {
 pub struct Waiter<T> {
     reply: Sender<Result<T>>,
     deadline: Instant,
+    stay: Stay,
 }
 
 /// How an answer comes back, unless somebody computes it already, and where it will be.
@@ -31,8 +34,8 @@ pub type Way<T> = (Option<Reply<T>>, Receiver<Result<T>>);
 
 impl<T: Clone> Reply<T> {
     /// The way to an answer that is computed for one client.
-    pub fn alone(deadline: Instant) -> Way<T> {
-        let (waiter, answer) = Waiter::new(deadline);
+    pub fn alone(terms: &Terms) -> Way<T> {
+        let (waiter, answer) = Waiter::new(terms);
         (Some(Self::One(waiter)), answer)
     }
 
@@ -41,6 +44,14 @@ impl<T: Clone> Reply<T> {
         match self {
             Self::One(waiter) => waiter.fate(now),
             Self::Shared(cache, flight) => cache.fate(*flight, now),
+        }
+    }
+
+    /// Tells all who wait that it is being computed.
+    pub fn begin(&mut self) {
+        match self {
+            Self::One(waiter) => waiter.begin(),
+            Self::Shared(cache, flight) => cache.begin(*flight),
         }
     }
 
@@ -55,9 +66,14 @@ impl<T: Clone> Reply<T> {
 
 impl<T> Waiter<T> {
     /// Somebody who waits, and where the answer will be.
-    pub fn new(deadline: Instant) -> (Self, Receiver<Result<T>>) {
+    pub fn new(terms: &Terms) -> (Self, Receiver<Result<T>>) {
         let (reply, answer) = channel();
-        (Self { reply, deadline }, answer)
+        (Self { reply, deadline: terms.deadline, stay: terms.times.enter(Stage::Queue) }, answer)
+    }
+
+    /// What it waits for is being computed.
+    pub fn begin(&mut self) {
+        self.stay.go(Stage::Score);
     }
 
     /// Whether it still waits.
@@ -71,8 +87,18 @@ impl<T> Waiter<T> {
 
     /// Answers; that the client has gone by now is nobody's fault.
     pub fn answer(self, answer: Result<T>) {
-        drop(self.reply.send(answer));
+        let Self { reply, stay, .. } = self;
+        // The time is counted before the client can ask for it.
+        drop(stay);
+        drop(reply.send(answer));
     }
+}
+
+/// An answer that is there already.
+pub fn known<T>(answer: T) -> Receiver<Result<T>> {
+    let (reply, receiver) = channel();
+    drop(reply.send(Ok(answer)));
+    receiver
 }
 
 /// What a client is told of a computation that failed; the reason has been logged.

@@ -70,6 +70,15 @@ impl Task {
         }
     }
 
+    /// Tells those who wait that it is being done.
+    pub fn begin(&mut self) {
+        match &mut self.ask {
+            Ask::Estimate(asked) => asked.reply.begin(),
+            Ask::Embed(asked) => asked.reply.begin(),
+            Ask::Select(choice) => choice.reply.begin(),
+        }
+    }
+
     /// Refuses to do it.
     pub fn refuse(self, error: Error) {
         match self.ask {
@@ -126,7 +135,7 @@ impl Order {
         penalty: Penalty,
         top: usize,
     ) -> (Entry<Task>, Receiver<Result<Selected>>) {
-        let (waiter, answer) = Waiter::new(self.terms.deadline);
+        let (waiter, answer) = Waiter::new(&self.terms);
         let reply = Reply::One(waiter);
         let tokens = sequences.iter().map(|sequence| sequence.ids.len()).sum();
         let load = Load { tokens, items: sequences.len() };

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::times::Times;
+
 /// A bound on what a request may take, past which a moment could not be represented.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -19,6 +21,8 @@ pub struct Terms {
     pub client: Client,
     /// Before whose it comes.
     pub priority: Priority,
+    /// What its time goes into.
+    pub times: Times,
 }
 
 /// The name of the key that was shown; everyone without one is the same client.
@@ -60,7 +64,7 @@ impl Terms {
     /// Starts a request's time.
     pub fn new(timeout: Duration, client: Client, priority: Priority) -> Self {
         let timeout = timeout.min(LONGEST);
-        Self { timeout, deadline: Instant::now() + timeout, client, priority }
+        Self { timeout, deadline: Instant::now() + timeout, client, priority, times: Times::start() }
     }
 
     /// The same with the whole time before it.

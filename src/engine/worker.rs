@@ -59,7 +59,7 @@ impl Worker {
             }
             starting
         });
-        while let Some(Batch { entries, gone, late }) = self.gate.next_batch() {
+        while let Some(Batch { mut entries, gone, late }) = self.gate.next_batch() {
             for (reason, dropped) in [("gone", &gone), ("late", &late)] {
                 self.metrics.dropped_items.with_label_values(&[reason]).inc_by(dropped.len() as u64);
             }
@@ -67,7 +67,8 @@ impl Worker {
             if let Some(first) = entries.first() {
                 let (model, work) = (Arc::clone(&first.payload.model), first.key.work);
                 let waited = self.metrics.stage_seconds.with_label_values(&["queue"]);
-                for entry in &entries {
+                for entry in &mut entries {
+                    entry.payload.begin();
                     waited.observe(entry.since.elapsed().as_secs_f64());
                 }
                 self.work(&model, work, entries);

@@ -7,12 +7,12 @@ use std::{str::FromStr, time::Duration};
 use axum::http::{HeaderName, HeaderValue, Uri, header::RETRY_AFTER};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 
-use super::{answering::MODEL, layers::REQUEST_ID};
+use super::{answering::MODEL, dialect::TEI_TIMES, layers::REQUEST_ID, timing::SERVER_TIMING};
 
 /// How long a browser may keep the answer to its question.
 const MAX_AGE: Duration = Duration::from_secs(600);
 /// What a page may read of an answer beside its body.
-const EXPOSED: [HeaderName; 3] = [REQUEST_ID, MODEL, RETRY_AFTER];
+const EXPOSED: [HeaderName; 4] = [REQUEST_ID, MODEL, RETRY_AFTER, SERVER_TIMING];
 
 /// An origin of pages as browsers send it, or all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub fn layer(origins: &[Origin]) -> Option<CorsLayer> {
         .allow_origin(allowed)
         .allow_methods(AllowMethods::mirror_request())
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers(EXPOSED)
+        .expose_headers([&EXPOSED[..], &TEI_TIMES].concat())
         .max_age(MAX_AGE);
     (!origins.is_empty()).then_some(layer)
 }

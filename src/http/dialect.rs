@@ -9,6 +9,7 @@
 //! | `rerank` | Cohere's and Jina's rerankers, in vLLM's shape |
 //! | `infinity` | Infinity |
 //! | `kserve` | the Open Inference Protocol |
+//! | `lightllm` | LightLLM's score of a conversation |
 //! | `llama_factory`, `slime` | two trainers' reward calls |
 //! | `lora` | adapters that come and go, as with vLLM and SGLang |
 //! | `shared` | paths that several of them use |
@@ -22,6 +23,7 @@
 use axum::{
     Json,
     extract::Request,
+    http::header::ALLOW,
     middleware::{Next, from_fn},
     response::Response,
 };
@@ -29,11 +31,12 @@ use serde::Serialize;
 use std::sync::{Arc, Mutex, PoisonError};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, error::ApiError};
+use super::{App, answering::MODEL, error::ApiError, layers::no_method, timing::SERVER_TIMING};
 
 mod health;
 mod infinity;
 mod kserve;
+mod lightllm;
 mod llama_factory;
 mod lora;
 mod openrlhf;
@@ -48,6 +51,7 @@ mod vllm;
 
 pub use question::PlainScore;
 pub use shared::Compat;
+pub use tei::timing::HEADERS as TEI_TIMES;
 
 /// Whose interface a request is written for, where it is not this server's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +65,7 @@ pub enum Dialect {
     Cohere,
     Infinity,
     Kserve,
+    LightLlm,
     LlamaFactory,
     Slime,
 }
@@ -118,6 +123,7 @@ pub fn table() -> OpenApiRouter<App> {
                 .routes(routes!(kserve::infer_version))
                 .routes(routes!(kserve::v1_predict)),
         ))
+        .merge(spoken(Dialect::LightLlm, routes().routes(routes!(lightllm::get_score))))
         .merge(spoken(Dialect::LlamaFactory, routes().routes(routes!(llama_factory::evaluation))))
         .merge(spoken(Dialect::Slime, routes().routes(routes!(slime::reward))))
         .merge(spoken(
@@ -136,14 +142,18 @@ pub fn table() -> OpenApiRouter<App> {
         .routes(routes!(health::ping, health::post_ping))
 }
 
-/// Routes of one dialect.
+/// Routes of one dialect, which also says that a route does not take a method.
 fn spoken(dialect: Dialect, routes: OpenApiRouter<App>) -> OpenApiRouter<App> {
-    routes.layer(from_fn(move |request: Request, next: Next| {
-        if let Some(spoken) = request.extensions().get::<Spoken>() {
-            spoken.set(dialect);
-        }
-        next.run(request)
-    }))
+    let (routes, document) = routes.split_for_parts();
+    // Before the layer, so that it is around this too.
+    let routes =
+        routes.method_not_allowed_fallback(no_method).layer(from_fn(move |request: Request, next: Next| {
+            if let Some(spoken) = request.extensions().get::<Spoken>() {
+                spoken.set(dialect);
+            }
+            next.run(request)
+        }));
+    OpenApiRouter::with_openapi(document).merge(routes.into())
 }
 
 /// Says an error in the words of the dialect that was spoken.
@@ -152,10 +162,15 @@ pub async fn envelope(mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(spoken.clone());
     let mut response = next.run(request).await;
     let error = response.extensions_mut().remove::<ApiError>();
-    match (spoken.get(), error) {
-        (Some(dialect), Some(error)) => dialect.refuse(&error),
-        _ => response,
+    let (Some(dialect), Some(error)) = (spoken.get(), error) else { return response };
+    let mut refused = dialect.refuse(&error);
+    // What the route itself has said, or the layers below.
+    for name in [ALLOW, MODEL, SERVER_TIMING] {
+        if let Some(value) = response.headers_mut().remove(&name) {
+            refused.headers_mut().insert(name, value);
+        }
     }
+    refused
 }
 
 impl Spoken {
@@ -183,6 +198,7 @@ impl Dialect {
             Self::Cohere => rerank::refuse(error),
             Self::Infinity => infinity::refuse(error),
             Self::Kserve => kserve::refuse(error),
+            Self::LightLlm => lightllm::refuse(error),
             Self::OpenRlhf | Self::LlamaFactory | Self::Slime => detail(error),
         }
     }

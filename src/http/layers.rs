@@ -1,4 +1,4 @@
-//! What surrounds every handler: a request id, one log line and its metrics.
+//! What surrounds every handler: a request id, its trace, one log line and its metrics.
 //!
 //! The route in logs and metrics is the pattern that matched, never the path that was sent.
 
@@ -10,10 +10,11 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use tracing::{Instrument, debug, field::Empty, info, info_span};
+use tracing::{Instrument, Span, debug, field::Empty, info, info_span};
 use uuid::Uuid;
 
 use super::{App, error::ApiError, listener::Turns};
+use crate::telemetry::trace;
 
 /// The header with a request's id.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -58,8 +59,17 @@ pub async fn request_id(mut request: Request, next: Next) -> Response {
 pub async fn observe(State(app): State<App>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let id = request.headers().get(&REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
-    // The guard puts the key's name in.
-    let span = info_span!("request", id, method = %request.method(), key = Empty);
+    // The guard puts the key's name in, and `trace` the rest.
+    let span = info_span!(
+        "request",
+        id,
+        trace_id = Empty,
+        span_id = Empty,
+        method = %request.method(),
+        key = Empty,
+        otel.kind = Empty,
+    );
+    trace::begin(&span, &request, &route);
     let mut observed =
         Observed { app, route, started: Instant::now(), code: CLIENT_GONE, cost: Cost::default() };
     async move {
@@ -84,6 +94,7 @@ impl Observed {
     fn answered(&mut self, response: &Response) {
         self.code = response.status().as_u16();
         self.cost = response.extensions().get().copied().unwrap_or_default();
+        trace::end(&Span::current(), self.code);
     }
 }
 

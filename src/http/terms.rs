@@ -6,7 +6,7 @@ use axum::{
     extract::{Request, State},
     http::{HeaderMap, HeaderName},
     middleware::Next,
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use utoipa::openapi::{
     ObjectBuilder, OpenApi, Required, Type,
@@ -17,6 +17,7 @@ use super::{
     App,
     access::document::{operations, refused},
     error::ApiError,
+    timing,
 };
 use crate::{
     Error, Result,
@@ -28,16 +29,20 @@ const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 /// How urgent the request is.
 const PRIORITY: HeaderName = HeaderName::from_static("x-rewarden-priority");
 
-/// Settles the terms, and answers 504 when the time is up; dropping the handler withdraws what it had queued.
+/// Settles the terms, and answers 504 when the time is up; dropping the handler withdraws what it had queued. The answer says
+/// what the time went into.
 pub async fn settle(State(app): State<App>, mut request: Request, next: Next) -> Result<Response, ApiError> {
     let longest = app.config().timeout;
     let asked = timeout(request.headers())?.unwrap_or(longest);
     let client = request.extensions().get::<Client>().cloned().unwrap_or_default();
     let terms = Terms::new(asked.min(longest), client, priority(request.headers())?);
-    let deadline = terms.deadline;
+    let (deadline, times) = (terms.deadline, terms.times.clone());
     request.extensions_mut().insert(terms);
     let left = deadline.saturating_duration_since(Instant::now());
-    tokio::time::timeout(left, next.run(request)).await.map_err(|_| Error::Deadline.into())
+    let answered = tokio::time::timeout(left, next.run(request)).await;
+    let mut response = answered.unwrap_or_else(|_| ApiError::from(Error::Deadline).into_response());
+    timing::say(&mut response, times.spent());
+    Ok(response)
 }
 
 fn timeout(headers: &HeaderMap) -> Result<Option<Duration>> {

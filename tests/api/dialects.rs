@@ -2,6 +2,7 @@
 
 mod infinity;
 mod kserve;
+mod lightllm;
 mod openrlhf;
 mod rerank;
 mod sglang;
@@ -109,6 +110,7 @@ fn everyone() -> Vec<Spoken> {
             error["error"].is_string()
         }),
         one("/v1/score/evaluation", json!({"messages": texts}), 503, 500, detail),
+        one("/get_score", json!({"chat": "x WORD"}), 503, 417, vllm),
         one("/slime", json!({"prompt": "x", "response": "WORD"}), 503, 500, detail),
     ]
 }
@@ -189,7 +191,12 @@ async fn bodies_that_are_not_json_are_refused_in_each_dialect() {
         for (media, body, status) in [("application/json", "{", 400), ("text/plain", "{}", 415)] {
             let request = service.post(path).header("content-type", media).body(body);
             let response = request.send().await.unwrap();
-            assert_eq!(response.status(), if path == "/encode" { 400 } else { status }, "{path} {media}");
+            let status = match path {
+                "/encode" => 400,
+                "/get_score" => 417,
+                _ => status,
+            };
+            assert_eq!(response.status(), status, "{path} {media}");
             let body: Value = response.json().await.unwrap();
             assert!(
                 body.get("error").is_some() || body.get("message").is_some() || body.get("detail").is_some(),
@@ -219,9 +226,37 @@ async fn too_many_and_too_long_are_refused_in_each_dialect() {
     let cut = ["/get_reward", "/v1/score/evaluation"];
     for spoken in everyone() {
         let (status, body) = service.ask(spoken.path, &spoken.with(&"x ".repeat(17))).await;
-        let want = if cut.contains(&spoken.path) { status == 200 } else { [400, 422].contains(&status) };
+        let want = if cut.contains(&spoken.path) { status == 200 } else { [400, 417, 422].contains(&status) };
         assert!(want, "{} {}: {status} {body}", spoken.path, spoken.body);
     }
+}
+
+/// What a path answers to a method that it does not take.
+#[tokio::test]
+async fn a_method_that_a_route_does_not_take_is_refused_in_its_dialect() {
+    let service = Service::ready().await;
+    for spoken in everyone() {
+        let url = format!("http://{}{}", service.address, spoken.path);
+        let response = service.client.patch(url).send().await.unwrap();
+        assert_eq!(response.status(), 405, "{}", spoken.path);
+        let allowed = response.headers()["allow"].to_str().unwrap().to_owned();
+        assert!(allowed.contains("POST"), "{}: {allowed}", spoken.path);
+        let body: Value = response.json().await.unwrap();
+        // Where the body would tell, nothing has: vLLM's.
+        let shared = ["/classify", "/score", "/v1/score", "/rerank", "/v1/rerank"].contains(&spoken.path);
+        let says = if shared { everyone()[1].says } else { spoken.says };
+        assert!(says(&body, 405), "{}: {body}", spoken.path);
+    }
+    for (path, want) in [
+        ("/get_reward", json!({"detail": "the route does not take this method"})),
+        ("/predict", json!({"error": "the route does not take this method", "error_type": "Validation"})),
+        ("/v2/models/bayes/infer", json!({"error": "the route does not take this method"})),
+        ("/v2/rerank", json!({"message": "the route does not take this method"})),
+    ] {
+        assert_eq!(service.get(path).await.json::<Value>().await.unwrap(), want, "{path}");
+    }
+    let (status, body) = service.ask("/v1/models", &json!({})).await;
+    assert_eq!((status, &body["error"]["code"]), (405, &json!("method_not_allowed")));
 }
 
 #[tokio::test]

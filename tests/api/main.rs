@@ -16,3 +16,4 @@ mod page;
 mod rewards;
 mod stream;
 mod tls;
+mod tracing;

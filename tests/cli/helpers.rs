@@ -112,6 +112,15 @@ impl Serving {
     }
 }
 
+#[cfg(feature = "otlp")]
+impl Serving {
+    /// Asks it to end, and waits until it has.
+    pub fn stop(mut self) {
+        let asked = Command::new("kill").arg(self.program.id().to_string()).status().unwrap();
+        assert!(asked.success() && self.program.wait().unwrap().success());
+    }
+}
+
 impl Drop for Serving {
     fn drop(&mut self) {
         let _ = self.program.kill();

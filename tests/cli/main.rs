@@ -10,5 +10,7 @@ mod hub;
 mod inspect;
 mod interrupted;
 mod malformed;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod pipeline;
 mod serve;

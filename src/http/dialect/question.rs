@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use crate::{
     Result,
-    engine::{Job, terms::Terms},
+    engine::{Job, terms::Terms, times::Spent},
     http::{App, error::ApiError, layers::Cost, penalty::Plan, reward::Reward},
     item::Placed,
     text::Truncation,
@@ -101,6 +101,11 @@ impl FromRequestParts<App> for Asker {
 }
 
 impl Asker {
+    /// What the request's time has gone into.
+    pub fn spent(&self) -> Spent {
+        self.terms.times.spent()
+    }
+
     /// Scores the inputs; `list` is the field that they came in.
     pub async fn answer(&self, list: &str, question: Question) -> Result<Answer, ApiError> {
         self.app.bounded(list, question.inputs.len())?;

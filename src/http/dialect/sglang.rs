@@ -297,10 +297,10 @@ struct Message<'a> {
     message: &'a str,
 }
 
-/// Says an error as SGLang's own routes do: whatever the client did wrong is 400.
+/// Says an error as SGLang's own routes do: whatever is wrong with what the client sent is 400.
 pub fn refuse(error: &ApiError) -> Response {
     let status = match error.status() {
-        StatusCode::TOO_MANY_REQUESTS => StatusCode::TOO_MANY_REQUESTS,
+        status @ (StatusCode::TOO_MANY_REQUESTS | StatusCode::METHOD_NOT_ALLOWED) => status,
         status if status.is_client_error() => StatusCode::BAD_REQUEST,
         status => status,
     };

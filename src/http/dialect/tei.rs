@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    question::{Answer, Asker, Plain, Posterior, Question},
+    question::{Asker, Plain, Posterior, Question},
     rerank::question,
 };
 use crate::{
@@ -18,6 +18,9 @@ use crate::{
 };
 
 pub mod server;
+pub mod timing;
+
+use timing::Work;
 
 /// Texts to score.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -149,12 +152,13 @@ pub async fn vertex(
 
 /// `/predict` of this dialect.
 pub async fn predicted(asker: &Asker, request: PredictRequest) -> Result<Response, ApiError> {
-    let (answer, predictions) = predictions_of(asker, request).await?;
-    Ok(answer.reply(predictions))
+    let (work, predictions) = predictions_of(asker, request).await?;
+    Ok(work.reply(asker.spent(), predictions))
 }
 
-async fn predictions_of(asker: &Asker, request: PredictRequest) -> Result<(Answer, Predictions), ApiError> {
+async fn predictions_of(asker: &Asker, request: PredictRequest) -> Result<(Work, Predictions), ApiError> {
     let (inputs, single) = request.inputs.placed()?;
+    let characters = timing::characters(&inputs);
     let truncation = request.truncation_direction.where_asked(request.truncate);
     let activation = request.raw_scores.map(|raw| !raw);
     let answer =
@@ -166,7 +170,7 @@ async fn predictions_of(asker: &Asker, request: PredictRequest) -> Result<(Answe
         Some(one) => Predictions::One(one),
         None => Predictions::Several(all),
     };
-    Ok((answer, predictions))
+    Ok((Work { answer, characters }, predictions))
 }
 
 impl Inputs {
@@ -239,6 +243,7 @@ pub async fn rerank(asker: &Asker, request: RerankRequest) -> Result<Response, A
         activation: raw_scores.map(|raw| !raw),
         ..question(&query, "texts", &texts)?
     };
+    let characters = timing::characters(&question.inputs);
     let answer = asker.answer("texts", question).await?;
     let ranked = |index: usize| Ranked {
         index,
@@ -246,7 +251,8 @@ pub async fn rerank(asker: &Asker, request: RerankRequest) -> Result<Response, A
         text: return_text.then(|| texts[index].clone()),
         reward: answer.scores[index].reward,
     };
-    Ok(answer.reply(answer.ranked().into_iter().map(ranked).collect::<Vec<_>>()))
+    let ranked: Vec<Ranked> = answer.ranked().into_iter().map(ranked).collect();
+    Ok(Work { answer, characters }.reply(asker.spent(), ranked))
 }
 
 #[derive(Debug, Serialize)]

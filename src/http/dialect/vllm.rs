@@ -20,7 +20,10 @@ use crate::{
     text::Truncation,
 };
 
+mod encoding;
 pub mod server;
+
+use encoding::{EmbedDtype, Encoding, EncodingFormat, Endianness, PooledData};
 
 /// Text, token ids or a conversation.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -41,8 +44,12 @@ pub struct PoolingRequest {
     truncation_side: Option<Side>,
     /// `classify` or `token_classify`; a reward model has no other.
     task: Option<String>,
-    /// Only `float`.
-    encoding_format: Option<String>,
+    /// `float` by default; of `/pooling` alone, as the next two.
+    encoding_format: Option<EncodingFormat>,
+    /// `float32` by default.
+    embed_dtype: Option<EmbedDtype>,
+    /// `native` by default.
+    endianness: Option<Endianness>,
     #[schema(ignore)]
     normalize: Option<Value>,
     #[schema(ignore)]
@@ -104,8 +111,7 @@ pub struct Pooled {
     index: usize,
     /// Always `pooling`.
     object: &'static str,
-    /// One list, of the one score.
-    data: [[f64; 1]; 1],
+    data: PooledData,
     reward: Posterior,
 }
 
@@ -160,17 +166,26 @@ pub async fn pooling(
     asker: Asker,
     LooseJson(request): LooseJson<PoolingRequest>,
 ) -> Result<Response, ApiError> {
+    let encoding = request.encoding();
     let answer = asker.answer("input", request.question()?).await?;
     let entry = |index, plain: &Plain| Pooled {
         index,
         object: "pooling",
-        data: [[plain.score]],
+        data: encoding.write(plain.score),
         reward: plain.reward,
     };
     Ok(answer.reply(List::new("pool", answer.each(entry), &answer)))
 }
 
 impl PoolingRequest {
+    fn encoding(&self) -> Encoding {
+        Encoding {
+            format: self.encoding_format.unwrap_or_default(),
+            dtype: self.embed_dtype.unwrap_or_default(),
+            endianness: self.endianness.unwrap_or_default(),
+        }
+    }
+
     fn question(self) -> Result<Question, ApiError> {
         self.only_what_can_be_done()?;
         let Self { model, input, messages, add_special_tokens, use_activation: activation, .. } = self;
@@ -193,9 +208,6 @@ impl PoolingRequest {
             Self { normalize: Some(_), .. } => wrong("normalize", "was removed (hint: use `use_activation`)"),
             Self { task: Some(task), .. } if !["classify", "token_classify"].contains(&task.as_str()) => {
                 wrong("task", "a reward model has `classify` and `token_classify` only")
-            }
-            Self { encoding_format: Some(format), .. } if format != "float" => {
-                wrong("encoding_format", "must be `float`")
             }
             Self { chat_template: Some(_), .. } => wrong("chat_template", "must be the model's own"),
             Self { add_generation_prompt: Some(true), .. } => {
@@ -323,8 +335,16 @@ pub fn now() -> u64 {
 
 /// vLLM's error.
 #[derive(Debug, Serialize)]
-struct Refusal<'a> {
+pub struct Refusal<'a> {
     error: Wrong<'a>,
+}
+
+impl<'a> Refusal<'a> {
+    /// An error under another status and the name that goes with it.
+    pub fn new(error: &'a ApiError, status: StatusCode, kind: &'static str) -> Self {
+        let (message, param, code) = (error.message(), error.field(), status.as_u16());
+        Self { error: Wrong { message, r#type: kind, param, code } }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -338,18 +358,25 @@ struct Wrong<'a> {
 /// Says an error as vLLM does: a field that is wrong is 400 too, and overload 503, which verl tries again.
 pub fn refuse(error: &ApiError) -> Response {
     let (status, kind) = status(error);
-    let (message, param, code) = (error.message(), error.field(), status.as_u16());
-    error.answer(status, Json(Refusal { error: Wrong { message, r#type: kind, param, code } }))
+    error.answer(status, Json(Refusal::new(error, status, kind)))
 }
 
 /// The status and the name that it has in OpenAI's manner.
 pub fn status(error: &ApiError) -> (StatusCode, &'static str) {
-    match error.status() {
-        StatusCode::UNPROCESSABLE_ENTITY => (StatusCode::BAD_REQUEST, "BadRequestError"),
-        StatusCode::NOT_FOUND => (StatusCode::NOT_FOUND, "NotFoundError"),
-        StatusCode::TOO_MANY_REQUESTS => (StatusCode::TOO_MANY_REQUESTS, "RateLimitError"),
-        StatusCode::SERVICE_UNAVAILABLE => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableError"),
-        status if status.is_server_error() => (status, "InternalServerError"),
-        status => (status, "BadRequestError"),
+    let status = match error.status() {
+        StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
+        status => status,
+    };
+    (status, kind(status))
+}
+
+/// The name of a status in OpenAI's manner.
+pub fn kind(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::NOT_FOUND => "NotFoundError",
+        StatusCode::TOO_MANY_REQUESTS => "RateLimitError",
+        StatusCode::SERVICE_UNAVAILABLE => "ServiceUnavailableError",
+        status if status.is_server_error() => "InternalServerError",
+        _ => "BadRequestError",
     }
 }

@@ -64,6 +64,29 @@ async fn pooling_as_reward_hub_calls_it() {
 }
 
 #[tokio::test]
+async fn pooling_writes_bytes_where_that_is_asked_for() {
+    let service = Service::ready().await;
+    // Five tokens of id 3: 1.5, which is 0x3fc00000, 0x3e00 and 0x3fc0.
+    let input = "x x x x x";
+    for (request, want) in [
+        (json!({"input": input, "encoding_format": "base64"}), "AADAPw=="),
+        (json!({"input": input, "encoding_format": "base64", "endianness": "big"}), "P8AAAA=="),
+        (
+            json!({"input": input, "encoding_format": "base64", "embed_dtype": "float16", "endianness": "little"}),
+            "AD4=",
+        ),
+        (json!({"input": input, "encoding_format": "base64", "embed_dtype": "bfloat16"}), "wD8="),
+    ] {
+        let mut body = service.asked("/pooling", &request).await;
+        settle(&mut body, "pool");
+        let entry = json!({"index": 0, "object": "pooling", "data": want, "reward": reward(1.5, 5.0)});
+        assert_eq!(body, json!({"object": "list", "model": "bayes", "data": [entry], "usage": usage(5)}));
+    }
+    let request = json!({"input": input, "encoding_format": "float", "embed_dtype": "float16"});
+    assert_eq!(service.asked("/pooling", &request).await["data"][0]["data"], json!([[1.5]]));
+}
+
+#[tokio::test]
 async fn score_has_four_spellings_and_three_shapes() {
     let service = Service::ready().await;
     for (asking, answering) in
@@ -117,7 +140,9 @@ async fn what_is_wrong_is_a_bad_request_that_names_the_field() {
         ("/classify", json!({"input": "x", "truncation_side": "up"}), 400, "truncation_side"),
         ("/classify", json!({"input": "x ".repeat(17)}), 400, "input"),
         ("/classify", json!({"input": "x", "model": "no"}), 404, "model"),
-        ("/pooling", json!({"input": "x", "encoding_format": "base64"}), 400, "encoding_format"),
+        ("/pooling", json!({"input": "x", "encoding_format": "bytes"}), 400, "encoding_format"),
+        ("/pooling", json!({"input": "x", "embed_dtype": "fp8_e4m3"}), 400, "embed_dtype"),
+        ("/pooling", json!({"input": "x", "endianness": "middle"}), 400, "endianness"),
         (
             "/pooling",
             json!({"messages": [{"role": "user", "content": "x"}], "add_generation_prompt": true}),
