@@ -2,7 +2,7 @@
 //!
 //! An administrator names a folder below one root; base and flags are those of the start. Adapter, head, posterior and template
 //! are read, checked and warmed up as one, beside the models that go on scoring, and come into service at once as a new
-//! [`Generation`](crate::engine::generation::Generation) or not at all. Requests that were admitted before keep theirs. Changes
+//! [`Generation`] or not at all. Requests that were admitted before keep theirs. Changes
 //! come one after the other, so that a condition on what is served now (`If-Match`, `If-None-Match: *`) still holds when
 //! the new model takes its place.
 
