@@ -107,11 +107,10 @@ impl Here {
 #[cfg_attr(not(feature = "otlp"), expect(unused_variables, reason = "only what is exported has a name"))]
 pub fn begin(span: &Span, request: &Request, route: &str) {
     let caller = Caller::of(request.headers());
+    let here = Here::below(caller);
     #[cfg(feature = "otlp")]
-    let exported = super::otlp::begin(span, caller, request, route);
-    #[cfg(not(feature = "otlp"))]
-    let exported = None;
-    let Here { trace, span: id } = exported.unwrap_or_else(|| Here::below(caller));
+    let here = super::otlp::begin(span, caller, request, route).unwrap_or(here);
+    let Here { trace, span: id } = here;
     span.record("trace_id", display(trace)).record("span_id", display(id));
 }
 
