@@ -2,9 +2,8 @@
 //!
 //! An administrator names a folder below one root; base and flags are those of the start. Adapter, head, posterior and template
 //! are read, checked and warmed up as one, beside the models that go on scoring, and come into service at once as a new
-//! [`Generation`] or not at all. Requests that were admitted before keep theirs. Changes
-//! come one after the other, so that a condition on what is served now (`If-Match`, `If-None-Match: *`) still holds when
-//! the new model takes its place.
+//! [`Generation`] or not at all. Requests that were admitted before keep theirs. Changes come one after the other, so that a
+//! condition on what is served now (`If-Match`, `If-None-Match: *`) still holds when the new model takes its place.
 
 use std::{
     fmt,
@@ -133,8 +132,9 @@ impl App {
         }
         let (Loaded { model, bytes }, mut hot) = adapters.read(&wanted, turn).await?;
         let leaving = leaving(&hot, current.as_ref(), bytes, adapters.most)?;
-        // What came with the start stays, whatever takes its place.
-        let came = current.as_ref().is_none_or(|_| hot.iter().any(|hot| hot.is(current.as_ref())));
+        // What came with the start stays, and so does whatever takes the place of one that stays.
+        let stays = |current| hot.iter().find(|hot| hot.is(Some(current))).is_none_or(|hot| hot.pinned);
+        let pinned = wanted.pinned || current.as_ref().is_some_and(stays);
         for model in leaving {
             self.retire(&mut hot, &model, "evicted");
         }
@@ -143,7 +143,7 @@ impl App {
         answering::by(&model);
         let (name, fingerprint, path) = (&model.name, &model.fingerprint, wanted.path);
         info!(target: AUDIT, name, fingerprint, path, bytes, "loaded");
-        hot.push(Hot { model, path, bytes, pinned: wanted.pinned || !came });
+        hot.push(Hot { model, path, bytes, pinned });
         Ok(hot.iter().map(|hot| (hot.model.name.clone(), hot.path.clone())).collect())
     }
 
