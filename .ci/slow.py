@@ -169,7 +169,7 @@ async def readers(service):
     during, grown = await latency(service), memory(service.process) - memory_before
     while (left := sockets(service.process) - sockets_before) > READERS and time.monotonic() < begin + 2 * REST:
         await asyncio.sleep(1)
-    print(f"slow readers: {left} of {2 * READERS} connections are left after {time.monotonic() - begin:.0f} s", flush=True)
+    print(f"slow readers: {max(left, 0)} of {2 * READERS} connections are left after {time.monotonic() - begin:.0f} s", flush=True)
     if left > READERS:
         wrong.append(f"{left} connections of slow readers are left")
     grown = max(grown, memory(service.process) - memory_before)
