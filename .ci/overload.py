@@ -126,18 +126,12 @@ def short_items(seed):
     return [{"input_ids": rng.choices(range(100, 40_000), k=rng.choice(LENGTHS))} for _ in range(ITEMS)]
 
 
-def memory(process):
-    """Bytes that a process has in memory."""
-    with open(f"/proc/{process.pid}/status") as status:
-        return int(re.search(r"VmRSS:\s+(\d+) kB", status.read()).group(1)) << 10
-
-
 async def highest_memory(process):
     """Looks until it is cancelled."""
     highest = 0
     try:
         while True:
-            highest = max(highest, memory(process))
+            highest = max(highest, load.memory(process))
             await asyncio.sleep(0.1)
     except asyncio.CancelledError:
         return highest

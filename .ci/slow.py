@@ -47,12 +47,6 @@ def request(path, items, item=ITEM):
     return f"POST {path} HTTP/1.1\r\n{FIELDS}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
-def memory(process):
-    """Bytes that a process has in memory."""
-    with open(f"/proc/{process.pid}/status") as status:
-        return int(re.search(r"VmRSS:\s+(\d+) kB", status.read()).group(1)) << 10
-
-
 def sockets(process):
     """How many sockets a process has open."""
     folder, count = f"/proc/{process.pid}/fd", 0
@@ -153,7 +147,7 @@ async def settled(service, seconds):
 async def readers(service):
     """What is wrong with how slow readers are met."""
     wrong, before = [], await latency(service)
-    at_first, memory_before, sockets_before = (await scored(service))[0], memory(service.process), sockets(service.process)
+    at_first, memory_before, sockets_before = (await scored(service))[0], load.memory(service.process), sockets(service.process)
     unread = [await asyncio.to_thread(slow_stream, service) for _ in range(READERS)]
     begin = time.monotonic()
     dripping = [await asyncio.to_thread(slow_stream, service) for _ in range(READERS)]
@@ -166,13 +160,13 @@ async def readers(service):
         wrong.append(f"the streams that nobody reads did not begin, so that nothing was shown: {begun}")
     if not still or computed > 0.75 * 2 * READERS * STREAMED:
         wrong.append(f"{computed} items of streams that are not read were computed, {'and then no more' if still else 'and it goes on'}")
-    during, grown = await latency(service), memory(service.process) - memory_before
+    during, grown = await latency(service), load.memory(service.process) - memory_before
     while (left := sockets(service.process) - sockets_before) > READERS and time.monotonic() < begin + 2 * REST:
         await asyncio.sleep(1)
     print(f"slow readers: {max(left, 0)} of {2 * READERS} connections are left after {time.monotonic() - begin:.0f} s", flush=True)
     if left > READERS:
         wrong.append(f"{left} connections of slow readers are left")
-    grown = max(grown, memory(service.process) - memory_before)
+    grown = max(grown, load.memory(service.process) - memory_before)
     for drip, stream in zip(drips, dripping):
         drip.cancel()
         stream.close()

@@ -99,6 +99,12 @@ class Service:
         self.log.close()
 
 
+def memory(process):
+    """Bytes that a process has in memory."""
+    with open(f"/proc/{process.pid}/status") as status:
+        return int(re.search(r"VmRSS:\s+(\d+) kB", status.read()).group(1)) << 10
+
+
 class Connection:
     """An HTTP/1.1 connection that is kept."""
 

@@ -133,18 +133,8 @@ struct Shared {
 }
 
 impl App {
-    /// Puts the parts together; `metrics` are those the engine reports to.
-    pub fn new(engine: Engine, metrics: Arc<Metrics>, config: Config) -> Self {
-        Self::with_adapters(engine, metrics, config, None)
-    }
-
-    /// The same where adapters may come and go.
-    pub fn with_adapters(
-        engine: Engine,
-        metrics: Arc<Metrics>,
-        config: Config,
-        adapters: Option<Adapters>,
-    ) -> Self {
+    /// Puts the parts together; `metrics` are those the engine reports to, and `adapters` where more may come from.
+    pub fn new(engine: Engine, metrics: Arc<Metrics>, config: Config, adapters: Option<Adapters>) -> Self {
         let replays = Replays::default();
         Self { shared: Arc::new(Shared { engine, metrics, config, replays, adapters }) }
     }

@@ -7,11 +7,7 @@ use super::{
 };
 use crate::{
     Error, Result, digest,
-    engine::{
-        self, Engine,
-        rate::{Allowance, Rate},
-        registry::{Model, Served},
-    },
+    engine::{Engine, registry::Model},
     http::{
         self, App,
         access::Role,
@@ -19,21 +15,23 @@ use crate::{
         dialect::{Compat, PlainScore},
     },
     hub::Kind,
-    score::{Scorer, ensemble::Ensemble, rescale::Scale},
+    score::rescale::Scale,
     telemetry::metrics::Metrics,
 };
 use clap::builder::RangedU64ValueParser;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
-    str::FromStr,
     sync::Arc,
-    time::Duration,
 };
 
+mod limits;
 mod loader;
+mod named;
 
+use limits::Limits;
 use loader::Loader;
+use named::{NamedEnsemble, NamedScale};
 
 /// Name of the embedded adapter's model, and of a base's own head.
 const DEFAULT: &str = "default";
@@ -94,76 +92,6 @@ struct Answers {
     compat: Option<Compat>,
 }
 
-#[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = "Limits")]
-struct Limits {
-    /// Longest sequence in tokens [default: the model's]. A variance takes about 0.7 MB of memory for each token of a
-    /// batch with the embedded model, in general 4 bytes x layers x (4 hidden + 2 key-value + 2 intermediate sizes); a
-    /// mean takes a layer's share of it
-    #[arg(long, value_name = "TOKENS", value_parser = count(), env = "REWARDEN_MAX_LENGTH")]
-    max_length: Option<usize>,
-    /// Most tokens in one batch; a longer sequence runs alone
-    #[arg(long, value_name = "TOKENS", value_parser = count(), env = "REWARDEN_BATCH_TOKENS")]
-    #[arg(default_value_t = engine::Config::BATCH_TOKENS)]
-    batch_tokens: usize,
-    /// Tokens that may wait; past them requests get 503 with Retry-After
-    #[arg(long, value_name = "TOKENS", value_parser = count(), env = "REWARDEN_QUEUE_TOKENS")]
-    #[arg(default_value_t = 131_072)]
-    queue_tokens: usize,
-    /// Items that may wait
-    #[arg(long, value_name = "ITEMS", value_parser = count(), default_value_t = 4096, env = "REWARDEN_QUEUE_ITEMS")]
-    queue_items: usize,
-    /// Megabytes of results that are kept, and given to whoever asks for the same tokens again; equal ones that come at once are then
-    /// computed once. 0 computes everything: how fast an answer comes would tell clients what others have asked for, and a load test
-    /// that repeats itself would measure the cache
-    #[arg(long, value_name = "MIB", value_parser = mebibytes(), default_value_t = 0, env = "REWARDEN_CACHE_MIB")]
-    cache_mib: usize,
-    /// Requests of one key that are answered at once; more get 429 with Retry-After. Without keys all clients are one [default: any]
-    #[arg(long, value_name = "REQUESTS", value_parser = count(), env = "REWARDEN_KEY_CONCURRENCY")]
-    key_concurrency: Option<usize>,
-    /// Tokens a second that one key may ask for, or items with `items` behind the number; more get 429 with Retry-After [default: any]
-    #[arg(long, value_name = "TOKENS|Nitems", env = "REWARDEN_KEY_RATE")]
-    key_rate: Option<Rate>,
-    /// Items of one request
-    #[arg(long, value_name = "ITEMS", value_parser = count(), default_value_t = 256, env = "REWARDEN_MAX_ITEMS")]
-    max_items: usize,
-    /// Items of one request whose answer is a stream
-    #[arg(long, value_name = "ITEMS", value_parser = count(), env = "REWARDEN_MAX_STREAM_ITEMS")]
-    #[arg(default_value_t = 65_536)]
-    max_stream_items: usize,
-    /// Bytes of a request's body
-    #[arg(long, value_name = "BYTES", value_parser = count(), default_value_t = 8 << 20, env = "REWARDEN_BODY_LIMIT")]
-    body_limit: usize,
-    /// Connections that are open at once; more wait for one to end
-    #[arg(long, value_parser = count(), default_value_t = 512, env = "REWARDEN_CONNECTIONS")]
-    connections: usize,
-    /// Seconds that a client may take to send a request's headers before it is hung up on
-    #[arg(long, value_name = "SECONDS", value_parser = seconds(1), env = "REWARDEN_HEADER_TIMEOUT")]
-    #[arg(default_value_t = 10)]
-    header_timeout: u64,
-    /// Seconds that a request may take, from the end of its headers, before it gets 504
-    #[arg(long, value_name = "SECONDS", value_parser = seconds(1), default_value_t = 120, env = "REWARDEN_TIMEOUT")]
-    timeout: u64,
-    /// Seconds between a polite kill and the end of listening, while /readyz says no
-    #[arg(long, value_name = "SECONDS", value_parser = seconds(0), default_value_t = 0, env = "REWARDEN_DRAIN")]
-    drain: u64,
-}
-
-/// At least one.
-fn count() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..)
-}
-
-/// Up to a terabyte.
-fn mebibytes() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(0..=1 << 20)
-}
-
-/// At least `least`, at most a day: what is longer is a mistake.
-fn seconds(least: u64) -> RangedU64ValueParser {
-    RangedU64ValueParser::new().range(least..=24 * 3600)
-}
-
 /// From 0 to 1.
 fn share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
@@ -189,7 +117,7 @@ impl Serve {
         let metrics = Arc::new(Metrics::new().map_err(|e| Error::Internal(format!("metrics: {e}")))?);
         let engine = Engine::start(models, &self.limits.engine(), Arc::clone(&metrics))?;
         let config = access.config(self.http());
-        http::serve(sockets, App::with_adapters(engine, metrics, config, adapters), stop_signal()).await
+        http::serve(sockets, App::new(engine, metrics, config, adapters), stop_signal()).await
     }
 
     fn http(&self) -> http::Config {
@@ -260,94 +188,10 @@ impl Hot {
         let Some(root) = &self.adapter_root else { return Ok(None) };
         let load = move |name: &str, folder: &Path| {
             let (model, scorer) = loader.open(name, Some(folder.to_owned()))?;
-            let bytes = loader.bytes(&scorer, folder);
+            let bytes = loader::bytes(&scorer, folder);
             Ok(Loaded { model: rescaled(model, &scales), bytes })
         };
         Adapters::new(root, self.adapter_memory.map(|mib| mib << 20), load).map(Some)
-    }
-}
-
-/// `NAME=A,B,..`: the name an ensemble is served under, and the names of its members.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct NamedEnsemble {
-    name: String,
-    members: Vec<String>,
-}
-
-impl FromStr for NamedEnsemble {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let hint = "expected NAME=A,B,.. with at least two members, each once";
-        let (name, members) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or(hint)?;
-        let members: Vec<String> = members.split(',').map(str::to_owned).collect();
-        let distinct: BTreeSet<&String> = members.iter().collect();
-        match distinct.len() == members.len() && members.len() > 1 && members.iter().all(|m| !m.is_empty()) {
-            true => Ok(Self { name: name.into(), members }),
-            false => Err(hint.into()),
-        }
-    }
-}
-
-/// `[NAME=]SCALE[,SHIFT]`: what is done to the rewards of a model, by default the first.
-#[derive(Debug, Clone, PartialEq)]
-struct NamedScale {
-    name: Option<String>,
-    scale: Scale,
-}
-
-impl FromStr for NamedScale {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let hint = "expected [NAME=]SCALE[,SHIFT], two finite numbers, the first above 0";
-        let (name, numbers) = match text.rsplit_once('=') {
-            Some((name, numbers)) => (Some(name.to_owned()), numbers),
-            None => (None, text),
-        };
-        let (scale, shift) = numbers.split_once(',').unwrap_or((numbers, "0"));
-        let number = |text: &str| text.trim().parse::<f64>().map_err(|_| hint);
-        let scale = Scale::new(number(scale)?, number(shift)?).map_err(|_| hint)?;
-        Ok(Self { name, scale })
-    }
-}
-
-impl NamedEnsemble {
-    fn of(&self, scorers: &BTreeMap<String, Arc<Scorer>>, models: &[Model]) -> Result<Model> {
-        let Self { name, members } = self;
-        let wrong = |message: String| Error::Usage(format!("--ensemble {name}: {message}"));
-        let unknown = |member: &String| wrong(format!("no `--adapter` is named `{member}`"));
-        let member = |member: &String| scorers.get(member).cloned().ok_or_else(|| unknown(member));
-        let ensemble = Ensemble::new(members.iter().map(member).collect::<Result<_>>()?);
-        let ensemble = ensemble.map_err(|e| wrong(e.to_string()))?;
-        let members: Vec<&Served> =
-            models.iter().map(|model| &model.served).filter(|model| members.contains(&model.name)).collect();
-        Model::of_ensemble(name.clone(), &members, ensemble)
-    }
-}
-
-impl Limits {
-    fn engine(&self) -> engine::Config {
-        engine::Config {
-            batch_tokens: self.batch_tokens,
-            queue_tokens: self.queue_tokens,
-            queue_items: self.queue_items,
-            cache_bytes: self.cache_mib << 20,
-            allowance: Allowance { concurrency: self.key_concurrency, rate: self.key_rate },
-        }
-    }
-
-    fn http(&self) -> http::Config {
-        http::Config {
-            body_limit: self.body_limit,
-            max_items: self.max_items,
-            max_stream_items: self.max_stream_items,
-            timeout: Duration::from_secs(self.timeout),
-            header_timeout: Duration::from_secs(self.header_timeout),
-            connections: self.connections,
-            drain: Duration::from_secs(self.drain),
-            ..http::Config::default()
-        }
     }
 }
 
@@ -407,31 +251,8 @@ mod tests {
         let Line { serve } = Line::try_parse_from(["rewarden"]).unwrap();
         assert_eq!(
             (serve.limits.engine(), serve.http()),
-            (engine::Config::default(), http::Config::default())
+            (crate::engine::Config::default(), http::Config::default())
         );
-    }
-
-    #[test]
-    fn an_ensemble_names_its_members() {
-        let parse = |text: &str| text.parse::<NamedEnsemble>();
-        let members = ["a", "b"].map(String::from).to_vec();
-        assert_eq!(parse("both=a,b"), Ok(NamedEnsemble { name: "both".into(), members }));
-        for wrong in ["both", "=a,b", "both=a", "both=a,a", "both=a,", "both="] {
-            assert!(parse(wrong).unwrap_err().starts_with("expected NAME=A,B"), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_scale_is_of_a_model() {
-        let parse = |text: &str| text.parse::<NamedScale>();
-        let named = |name: Option<&str>, scale, shift| {
-            Ok(NamedScale { name: name.map(String::from), scale: Scale::new(scale, shift).unwrap() })
-        };
-        assert_eq!(parse("mine=0.5,-2"), named(Some("mine"), 0.5, -2.0));
-        assert_eq!(parse("2"), named(None, 2.0, 0.0));
-        for wrong in ["", "mine=", "0", "-1", "1,x", "inf", "1,2,3"] {
-            assert!(parse(wrong).unwrap_err().starts_with("expected [NAME=]SCALE"), "{wrong}");
-        }
     }
 
     #[test]

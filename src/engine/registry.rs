@@ -159,19 +159,16 @@ impl Registry {
         self.models.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Puts a model into service, in the place of the one with its name where there is one, which is returned.
-    pub fn put(&self, model: Model) -> (Arc<Generation>, Option<Arc<Generation>>) {
+    /// Puts a model into service, in the place of the one with its name where there is one.
+    pub fn put(&self, model: Model) -> Arc<Generation> {
         let new = Generation::new(model, self.generations.fetch_add(1, Ordering::Relaxed));
         new.use_at(self.uses.load(Ordering::Relaxed));
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
-        let old = match models.iter_mut().find(|model| model.name == new.name) {
-            Some(place) => Some(std::mem::replace(place, Arc::clone(&new))),
-            None => {
-                models.push(Arc::clone(&new));
-                None
-            }
-        };
-        (new, old)
+        match models.iter_mut().find(|model| model.name == new.name) {
+            Some(place) => *place = Arc::clone(&new),
+            None => models.push(Arc::clone(&new)),
+        }
+        new
     }
 
     /// Takes a model out of service; those that hold it go on with it.
@@ -239,12 +236,11 @@ mod tests {
     fn a_generation_stays_with_those_who_hold_it() {
         let registry = Registry::new(vec![model("b"), model("a")]).unwrap();
         let held = registry.find(Some("a")).unwrap();
-        let (new, old) = registry.put(model("a"));
-        assert_eq!(old.map(|old| old.number()), Some(held.number()));
+        let new = registry.put(model("a"));
         assert_eq!(registry.find(Some("a")).unwrap().number(), new.number());
         let names = || registry.models().iter().map(|model| model.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(), ["b", "a"], "it keeps its place");
-        assert!(registry.put(model("c")).1.is_none());
+        registry.put(model("c"));
         assert_eq!(registry.remove("a").map(|gone| gone.number()), Some(new.number()));
         assert_eq!(names(), ["b", "c"]);
         assert!(registry.remove("a").is_none());

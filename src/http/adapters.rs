@@ -6,6 +6,7 @@
 //! condition on what is served now (`If-Match`, `If-None-Match: *`) still holds when the new model takes its place.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     fs::read_dir,
     path::{Path, PathBuf},
@@ -29,6 +30,9 @@ use crate::{
 const MAX_NAME: usize = 128;
 /// The log of what administrators do.
 const AUDIT: &str = "rewarden::audit";
+
+/// Models that have come while the service ran, and where they are below the root.
+pub type Paths = BTreeMap<String, String>;
 
 /// Makes a model of a name and a folder.
 type Load = dyn Fn(&str, &Path) -> Result<Loaded> + Send + Sync;
@@ -111,17 +115,13 @@ impl Hot {
     }
 }
 
-/// Models that have come, held while one more comes or goes.
+/// What has come, held while one more comes or goes.
 type Turn = OwnedMutexGuard<Vec<Hot>>;
 
 impl App {
     /// Reads an adapter and puts it into service; those that nobody has asked for longest make room for it. Tells which
-    /// have come so far, by name and path.
-    pub async fn load_adapter(
-        &self,
-        wanted: Wanted,
-        headers: &HeaderMap,
-    ) -> Result<Vec<(String, String)>, ApiError> {
+    /// have come so far.
+    pub async fn load_adapter(&self, wanted: Wanted, headers: &HeaderMap) -> Result<Paths, ApiError> {
         let adapters = self.adapters()?;
         check_name(&wanted.name)?;
         let turn = Arc::clone(&adapters.hot).lock_owned().await;
@@ -138,21 +138,17 @@ impl App {
         for model in leaving {
             self.retire(&mut hot, &model, "evicted");
         }
-        let (model, _) = self.engine().registry().put(model);
+        let model = self.engine().registry().put(model);
         hot.retain(|hot| !hot.is(current.as_ref()));
         answering::by(&model);
         let (name, fingerprint, path) = (&model.name, &model.fingerprint, wanted.path);
         info!(target: AUDIT, name, fingerprint, path, bytes, "loaded");
         hot.push(Hot { model, path, bytes, pinned });
-        Ok(hot.iter().map(|hot| (hot.model.name.clone(), hot.path.clone())).collect())
+        Ok(paths(&hot))
     }
 
     /// Takes a model out of service; requests that were admitted to it are answered. Tells which have come and are left.
-    pub async fn unload_adapter(
-        &self,
-        name: &str,
-        headers: &HeaderMap,
-    ) -> Result<Vec<(String, String)>, ApiError> {
+    pub async fn unload_adapter(&self, name: &str, headers: &HeaderMap) -> Result<Paths, ApiError> {
         let mut hot = Arc::clone(&self.adapters()?.hot).lock_owned().await;
         let model = self.current(name, headers)?.ok_or_else(|| Error::UnknownModel(name.into()))?;
         let default = self.engine().registry().find(None)?;
@@ -162,7 +158,7 @@ impl App {
         }
         answering::by(&model);
         self.retire(&mut hot, &model, "unloaded");
-        Ok(hot.iter().map(|hot| (hot.model.name.clone(), hot.path.clone())).collect())
+        Ok(paths(&hot))
     }
 
     fn adapters(&self) -> Result<&Adapters, ApiError> {
@@ -201,6 +197,10 @@ impl Adapters {
             error => Error::field("lora_path", error),
         })
     }
+}
+
+fn paths(hot: &[Hot]) -> Paths {
+    hot.iter().map(|hot| (hot.model.name.clone(), hot.path.clone())).collect()
 }
 
 fn check_name(name: &str) -> Result<()> {

@@ -330,7 +330,7 @@ impl Service {
         let apart = sockets.metrics.as_ref().map(|listener| listener.local_addr().unwrap());
         let (shutdown, stop) = oneshot::channel();
         let stop = async { stop.await.unwrap_or_default() };
-        let app = App::with_adapters(engine, metrics, http, adapters);
+        let app = App::new(engine, metrics, http, adapters);
         let server = tokio::spawn(http::serve(sockets, app, stop));
         let client = Client::builder().no_proxy().build().unwrap();
         let (hold, batches, warmed) = Default::default();

@@ -42,7 +42,7 @@ impl Loader {
     /// The adapter in a folder, or the base's own head, as a model; and its scorer, for ensembles.
     pub fn open(&self, name: &str, folder: Option<PathBuf>) -> Result<(Model, Arc<Scorer>)> {
         let own = folder.as_deref().map(digest::of_path).transpose()?;
-        let fingerprint = digest::fingerprint([Some(self.fingerprint.clone()), own].into_iter().flatten());
+        let fingerprint = digest::fingerprint([&self.fingerprint].into_iter().chain(&own));
         let parent = folder.as_ref().map(|_| self.base.name.clone());
         let opened = Opened::frozen(self.base.clone(), folder, &self.backend)?;
         let encoder = Arc::clone(&opened.base.encoder);
@@ -50,10 +50,10 @@ impl Loader {
         let model = Model::new(name.to_owned(), encoder, self.max_length, Arc::clone(&scorer));
         Ok((model.on(parent).known_by(fingerprint), scorer))
     }
+}
 
-    /// Bytes of memory that the adapter in a folder takes: the merged weights, and its posterior as large as its file.
-    pub fn bytes(&self, scorer: &Scorer, folder: &Path) -> u64 {
-        let posterior = std::fs::metadata(folder.join(store::FILE)).map_or(0, |file| file.len());
-        scorer.model.bytes() as u64 + posterior
-    }
+/// Bytes of memory that the adapter in a folder takes: the merged weights, and its posterior as large as its file.
+pub fn bytes(scorer: &Scorer, folder: &Path) -> u64 {
+    let posterior = std::fs::metadata(folder.join(store::FILE)).map_or(0, |file| file.len());
+    scorer.model.bytes() as u64 + posterior
 }

@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::http::{
     App,
-    adapters::Wanted,
+    adapters::{Paths, Wanted},
     error::{ApiError, ErrorBody},
     json::LooseJson,
 };
@@ -62,8 +62,8 @@ pub struct LoadedAdapters {
 }
 
 impl LoadedAdapters {
-    fn new(loaded: Vec<(String, String)>) -> Self {
-        Self { success: true, error_message: "", loaded_adapters: loaded.into_iter().collect() }
+    fn new(loaded_adapters: Paths) -> Self {
+        Self { success: true, error_message: "", loaded_adapters }
     }
 }
 
