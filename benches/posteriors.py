@@ -62,9 +62,8 @@ class Table(Study):
                              str(self.args.answers), *proxies, "--cache", self.at("cache-posteriors"))
         return kind, pairs["predictive"]["all"], ood["groups"], chosen
 
-    def seconds(self, name):
-        with open(self.at("times.jsonl"), encoding="utf-8") as file:
-            return sum(step["seconds"] for step in map(json.loads, file) if step["step"] == f"fit-{name}")
+    def cpu_seconds(self, name):
+        return sum(step["cpu_seconds"] for step in lines(self.at("times.jsonl")) if step["step"] == f"fit-{name}")
 
 
 def interval(value, ends, places):
@@ -82,7 +81,7 @@ def row_line(table, kind, pairs, groups, chosen, family, bytes_):
     above = judged["above_mean"]
     cells = [kind, interval(pairs["nll"], pairs["intervals"]["nll"], 3), f"{pairs['ece']:.3f}", detection(groups, "single"),
              detection(groups, "difference"), interval(above["value"][-1], above["interval"][-1], 2),
-             f"{table.seconds(table.folder(kind))}" if bytes_ else "", f"{bytes_ / 1e6:.1f}" if bytes_ else ""]
+             f"{table.cpu_seconds(table.folder(kind))}" if bytes_ else "", f"{bytes_ / 1e6:.1f}" if bytes_ else ""]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -118,9 +117,9 @@ def main():
     parser.add_argument("--items", type=int, default=20, help="items of each group out of the distribution")
     parser.add_argument("--answers", type=int, default=16, help="answers of each pool")
     table = Table(parser.parse_args())
-    print("| posterior | NLL | ECE | AUROC, single | AUROC, difference | best of n over the mean | seconds | MB |")
+    print("| posterior | NLL | ECE | AUROC, single | AUROC, difference | best of n over the mean | CPU seconds | MB |")
     print("|---|---|---|---|---|---|---|---|")
-    for row in itertools.chain(kinds(table), ensembles(table)):
+    for row in itertools.chain(kinds(table), ensembles(table) if len(table.args.seeds) > 1 else []):
         print(row_line(table, *row), flush=True)
 
 

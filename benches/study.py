@@ -16,6 +16,7 @@ import gzip
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import time
@@ -39,6 +40,12 @@ def write(path, rows):
     os.replace(path + ".part", path)
 
 
+def cpu_seconds():
+    """Of all cores, by the commands that have ended: other work on the machine hardly changes them."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 class Study:
     def __init__(self, args):
         self.args = args
@@ -51,8 +58,8 @@ class Study:
         return os.path.join(self.args.data, name)
 
     def run(self, name, *command):
-        """Runs a command of the program, its output in NAME.json, its progress in NAME.log, and how long it took in times.jsonl."""
-        started = time.time()
+        """Runs a command of the program: output in NAME.json, progress in NAME.log, seconds and CPU seconds in times.jsonl."""
+        started, before = time.time(), cpu_seconds()
         print(name, file=sys.stderr, flush=True)
         with open(self.at(name + ".log"), "a", encoding="utf-8") as log:
             done = subprocess.run([self.args.binary, *command], stdout=subprocess.PIPE, stderr=log, text=True)
@@ -61,7 +68,8 @@ class Study:
         with open(self.at(name + ".json"), "w", encoding="utf-8") as file:
             file.write(done.stdout)
         with open(self.at("times.jsonl"), "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": name, "seconds": round(time.time() - started)}) + "\n")
+            took = {"seconds": round(time.time() - started), "cpu_seconds": round(cpu_seconds() - before)}
+            file.write(json.dumps({"step": name, **took}) + "\n")
 
     def train(self, name, data, flags):
         if not os.path.exists(self.at(name, "adapter_model.safetensors")):

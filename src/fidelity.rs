@@ -4,7 +4,7 @@
 //! precisions: those that the exact evidence chooses for each kind of block, or a part of them. Separate Kronecker blocks are
 //! fitted by [`crate::fit`] to the same pairs.
 
-use std::{collections::BTreeMap, sync::atomic::AtomicBool};
+use std::{collections::BTreeMap, fmt, sync::atomic::AtomicBool};
 
 use candle_core::{DType, Device, Tensor};
 use faer::Mat;
@@ -17,13 +17,12 @@ use crate::{
     model::{RewardModel, sink::Jacobians, site::HEAD},
     nn::pack::Packed,
     posterior::{
-        BlockKind, Posterior, Prior,
+        BlockKind, Prior,
         evidence::BOUNDS,
-        fit::{CurvatureKind, Gram, Rank},
+        fit::{Curvature, CurvatureKind, Gram, Rank},
         oracle::Kernel,
         sketch::{Features, Layout, Sketch},
     },
-    score::with_variances,
     train::{Example, by_tokens},
 };
 
@@ -92,11 +91,12 @@ impl Comparison<'_> {
         tracing::info!("inner products of {} blocks", gathered.rows.len());
         let kernels = gathered.kernels()?;
         let (evidence, _) = self.evidence(&kernels, &gathered.weights)?;
+        let kronecker = self.kronecker()?;
         let mut tables = Vec::new();
         for factor in factors {
             let lambda: BTreeMap<BlockKind, f64> =
                 evidence.iter().map(|(kind, l)| (*kind, l * factor)).collect();
-            tables.push(self.table(*factor, &gathered, &kernels, lambda)?);
+            tables.push(self.table(*factor, &gathered, &kernels, &kronecker, lambda)?);
         }
         Ok(tables)
     }
@@ -175,6 +175,7 @@ impl Comparison<'_> {
         factor: f64,
         gathered: &Gathered,
         kernels: &Kernels,
+        kronecker: &[(CurvatureKind, Curvatures)],
         lambda: BTreeMap<BlockKind, f64>,
     ) -> Result<Table> {
         let weights = &gathered.weights;
@@ -196,34 +197,27 @@ impl Comparison<'_> {
             let name = format!("sketch, {features} features in {groups} groups, and the head");
             put(name, gathered.sketch(layout, &lambda)?);
         }
-        if self.kronecker {
-            for (name, curvature, rank) in [
-                ("ekfac", CurvatureKind::Ekfac, Rank::Full),
-                ("ekfac, top 16 with tails", CurvatureKind::Ekfac, Rank::Top(16)),
-                ("kfac, top 10 with tails", CurvatureKind::Kfac, Rank::Top(10)),
-            ] {
-                let posterior = self.kronecker(curvature, rank, &lambda)?;
-                put(name.into(), self.variances(&posterior)?);
-                if rank == Rank::Top(16) {
-                    put("ekfac, top 16 without tails".into(), self.variances(&without_tails(posterior)?)?);
-                }
+        for (curvature, full) in kronecker {
+            for truncation in Truncation::ALL.iter().filter(|t| t.curvature == *curvature) {
+                put(truncation.to_string(), gathered.blocks(full, truncation, &lambda)?);
             }
         }
         let effective_parameters = kernels.effective(&lambda, weights)?;
         Ok(Table { factor, prior_precision: lambda, effective_parameters, rows })
     }
 
-    fn kronecker(
-        &self,
-        curvature: CurvatureKind,
-        rank: Rank,
-        lambda: &BTreeMap<BlockKind, f64>,
-    ) -> Result<Posterior> {
-        tracing::info!("fitting {curvature} of rank {rank}");
-        let of = |kind| lambda.get(&kind).copied().unwrap_or(1.0);
-        let prior = Prior::PerKind { a: of(BlockKind::A), b: of(BlockKind::B), head: of(BlockKind::Head) };
+    /// Separate blocks in full, of either curvature: neither the prior nor what is truncated asks for another fit.
+    fn kronecker(&self) -> Result<Vec<(CurvatureKind, Curvatures)>> {
+        let kinds = [CurvatureKind::Ekfac, CurvatureKind::Kfac].into_iter().filter(|_| self.kronecker);
+        kinds.map(|kind| Ok((kind, self.curvatures(kind)?))).collect()
+    }
+
+    fn curvatures(&self, curvature: CurvatureKind) -> Result<Curvatures> {
+        tracing::info!("fitting {curvature} in full");
         let size = Size { features: 2, groups: 1, seed: 0 };
-        let options = Options { curvature, rank, size, prior, label_noise: 0.0, batch_tokens: 2048 };
+        let prior = Prior::PerKind { a: 1.0, b: 1.0, head: 1.0 };
+        let options =
+            Options { curvature, rank: Rank::Full, size, prior, label_noise: 0.0, batch_tokens: 2048 };
         let stop = AtomicBool::new(false);
         let fit = Fit {
             model: self.model,
@@ -234,32 +228,46 @@ impl Comparison<'_> {
             stop: &stop,
         };
         let fitted = fit.run(&mut |_| {})?;
-        Ok(fitted.ok_or_else(|| Error::Internal("a fit was stopped".into()))?.posterior)
-    }
-
-    /// Variances of both sides of every test pair, then of the differences.
-    fn variances(&self, posterior: &Posterior) -> Result<Vec<f64>> {
-        let (mut singles, mut differences) = (Vec::new(), Vec::new());
-        for example in self.test {
-            let sides = [&example.chosen, &example.rejected];
-            singles.extend(with_variances(self.model, posterior, &Packed::sequences(sides), 1)?.1);
-            let pair = Packed::pairs([(&example.chosen, &example.rejected)]);
-            differences.extend(with_variances(self.model, posterior, &pair, 2)?.1);
-        }
-        singles.extend(differences);
-        Ok(singles)
+        let blocks = fitted.as_ref().and_then(|fitted| fitted.posterior.blocks());
+        let blocks = blocks.ok_or_else(|| Error::Internal("a fit was stopped".into()))?;
+        Ok(blocks.iter().map(|(name, block)| (name.clone(), Curvature::of(block))).collect())
     }
 }
 
-fn without_tails(posterior: Posterior) -> Result<Posterior> {
-    let Some(blocks) = posterior.blocks() else { return Ok(posterior) };
-    let cut = blocks.iter().map(|(name, block)| {
-        let mut parts = block.parts().clone();
-        parts.tail = None;
-        let message = |problems: Vec<String>| Error::Internal(format!("{name}: {}", problems.join("; ")));
-        Ok((name.clone(), crate::posterior::Block::new(parts).map_err(message)?))
-    });
-    Ok(Posterior::of_blocks(cut.collect::<Result<_>>()?, None))
+/// Curvatures in full, by block name.
+type Curvatures = BTreeMap<String, Curvature>;
+
+/// What is kept of separate blocks.
+struct Truncation {
+    curvature: CurvatureKind,
+    rank: Rank,
+    /// Whether the rest is spread evenly, or has the prior's variance.
+    tails: bool,
+}
+
+impl Truncation {
+    const ALL: [Self; 4] = [
+        Self { curvature: CurvatureKind::Ekfac, rank: Rank::Full, tails: true },
+        Self { curvature: CurvatureKind::Ekfac, rank: Rank::Top(16), tails: true },
+        Self { curvature: CurvatureKind::Ekfac, rank: Rank::Top(16), tails: false },
+        Self { curvature: CurvatureKind::Kfac, rank: Rank::Top(10), tails: true },
+    ];
+
+    fn of(&self, full: &Curvature) -> Result<Curvature> {
+        let truncated = full.clone().truncated(self.rank)?;
+        Ok(Curvature { tail: truncated.tail.filter(|_| self.tails), ..truncated })
+    }
+}
+
+impl fmt::Display for Truncation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.rank, self.tails) {
+            (Rank::Full, _) => write!(f, "{}", self.curvature),
+            (rank, tails) => {
+                write!(f, "{}, top {rank} {} tails", self.curvature, if tails { "with" } else { "without" })
+            }
+        }
+    }
 }
 
 /// Kernels of every block, and their sums by kind.
@@ -281,6 +289,27 @@ impl Gathered {
             blocks.insert(name.clone(), kernel);
         }
         Ok(Kernels { blocks, by_kind })
+    }
+
+    /// Variances of the rewards under separate blocks.
+    fn blocks(
+        &self,
+        full: &Curvatures,
+        truncation: &Truncation,
+        lambda: &BTreeMap<BlockKind, f64>,
+    ) -> Result<Vec<f64>> {
+        let mut sums: Vec<f64> = Vec::new();
+        for (name, curvature) in full {
+            let prior = BlockKind::of(name).and_then(|kind| lambda.get(&kind)).copied().unwrap_or(1.0);
+            let block = truncation.of(curvature)?.into_block(name, prior)?;
+            let (d_out, d_in) = block.dims();
+            let rows = with_differences(&self.rows[name].1)?;
+            let oriented = rows.reshape(((), d_out.min(d_in), d_out.max(d_in)))?;
+            let gradients = if d_out > d_in { oriented.transpose(1, 2)? } else { oriented };
+            sums.resize(rows.dim(0)?, 0.0);
+            sums.iter_mut().zip(block.variances(&gradients)?).for_each(|(sum, v)| *sum += v);
+        }
+        Ok(sums)
     }
 
     /// Variances of the rewards under a sketch of these gradients.

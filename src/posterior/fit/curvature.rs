@@ -28,6 +28,12 @@ pub struct Curvature {
 }
 
 impl Curvature {
+    /// What a block was made of, but for the prior.
+    pub fn of(block: &Block) -> Self {
+        let Parts { input_basis, output_basis, curvature, tail, .. } = block.parts().clone();
+        Self { input_basis, output_basis, curvature, tail }
+    }
+
     /// Truncates the longer side of a full curvature; ties keep the direction that comes first.
     pub fn truncated(self, rank: Rank) -> Result<Self> {
         let frame = Frame::new(&self.input_basis, &self.output_basis)?;
