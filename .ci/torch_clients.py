@@ -96,7 +96,8 @@ def rewardbench(url, base, work):
     with open(data, "w", encoding="utf-8") as file:
         file.writelines(json.dumps({"chosen": chosen, "rejected": rejected}) + "\n" for chosen, rejected in pairs)
     out = os.path.join(work, "rewardbench", "")
-    bench.rewardbench(bench.Args(dataset=data, load_json=True, model="served", tokenizer=base, output_dir=out))
+    sys.argv[1:] = ["--dataset", data, "--load_json", "--model", "served", "--tokenizer", base, "--output_dir", out]
+    bench.main()
     lines, [summary] = rows(out + "served_outputs.jsonl"), rows(out + "served.json")
     want = [asked(url, pair) for pair in pairs]
     accuracy = sum(chosen > rejected for chosen, rejected in want) / len(want)
