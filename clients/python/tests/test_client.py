@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "src"))
 from rewarden import Client, Overloaded, Penalty, RewardenError  # noqa: E402
-from rewarden.rewardbench import Pipeline  # noqa: E402
+from rewarden.rewardbench import Pipeline, config  # noqa: E402
 from rewarden.trl import reward_func  # noqa: E402
 
 URL = os.environ.get("REWARDEN_URL", "http://127.0.0.1:8080")
@@ -80,9 +80,14 @@ class AgainstTheService(unittest.TestCase):
             got = reward_func(self.client)(prompts=prompts, completions=completions, completion_ids=None)
             for a, b in zip(got, want):
                 self.assertAlmostEqual(a, b, places=3)
-        got = Pipeline(self.client)([[*turn, *answer] for turn, answer in zip(turns, answers)])
-        for a, b in zip(list(got), want):
-            self.assertAlmostEqual(float(a), b, places=3)
+        entry = config(self.client)
+        model = entry["model_builder"]("judge", device_map="auto", revision=None)
+        built = entry["pipeline_builder"]("text-classification", model=model, tokenizer="its tokenizer")
+        self.assertEqual((built.model, built.tokenizer), (model, "its tokenizer"))
+        for pipeline in (Pipeline(self.client), built):
+            got = pipeline([[*turn, *answer] for turn, answer in zip(turns, answers)], batch_size=8, truncation=True)
+            for a, b in zip(list(got), want):
+                self.assertAlmostEqual(float(a), b, places=3)
 
     def test_models_are_listed(self):
         self.assertTrue(any(model["id"] for model in self.client.models()))
