@@ -133,6 +133,7 @@ class Clients:
                 columns = await client.infer(self.url, ask, "default")
                 text = await client.infer(self.url, tensors.InferRequest("default", [column("text", texts)]), "default")
             async with rest.InferenceRESTClient(rest.RESTConfig(protocol="v1")) as client:
+                known.append(await client.is_model_ready(self.url, "default"))
                 old = await client.infer(self.url, {"instances": texts}, "default")
             return known, mean(columns), mean(text), old["predictions"]
 
@@ -152,7 +153,7 @@ class Clients:
                     self.check("cohere.Client, /v1/rerank", self.cohere("Client")),
                     self.check("cohere.ClientV2, /v2/rerank", self.cohere("ClientV2")),
                     self.check("infinity_client, /rerank", self.infinity()),
-                    check("kserve, what is ready", known, [True, True, True, False]),
+                    check("kserve, what is ready", known, [True, True, True, False, True]),
                     self.check("kserve, infer of prompts and responses", columns),
                     self.check("kserve, infer of templated texts", text),
                     self.check("kserve, :predict of the first version", predictions)])

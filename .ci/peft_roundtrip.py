@@ -13,7 +13,6 @@ import subprocess
 import sys
 
 FIXTURES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "fixtures")
-sys.dont_write_bytecode = True
 sys.path.insert(0, FIXTURES)
 
 import torch

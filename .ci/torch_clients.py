@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Libraries that want torch against the service: each must read the rewards that `/v1/rewards` gives.
+"""Libraries that train and evaluate, against the service: each must read the rewards that `/v1/rewards` gives.
 
     python .ci/torch_clients.py BINARY CASE
 
@@ -117,6 +117,14 @@ def reward_hub(url, base, work):
     return got, asked(url, sent, "mean")
 
 
+def huggingface(url, base, work):
+    """The hub's client, which reads the labels of one text out of a list of lists."""
+    from huggingface_hub import InferenceClient
+    client = InferenceClient(model=f"{url}/predict")
+    got = [client.text_classification(answer, function_to_apply="none")[0].score for answer in ANSWERS]
+    return got, [reward["mean"] for reward in rewards(url, [{"text": answer} for answer in ANSWERS])]
+
+
 @contextlib.contextmanager
 def quiet():
     """Keeps what the libraries say for when they fail."""
@@ -135,14 +143,14 @@ def compared(url, base, work):
     return all([check("TRL's GRPOTrainer, the rewards of its completions", *trained),
                 check("TRL's GRPOTrainer, the mean of each step", *logged),
                 check("reward-hub, to vLLM's /pooling", *hub),
+                check("huggingface_hub, text_classification", *huggingface(url, base, work)),
                 check("RewardBench, scores and accuracy", *bench)])
 
 
 def main():
     binary, case = sys.argv[1:]
     base, adapter = os.path.abspath(os.path.join(case, "base")), os.path.join(case, "adapter")
-    # The name that reward-hub asks for has a slash, which `--adapter` takes for a path; an ensemble of equals has their mean.
-    flags = ["--model", base, "--adapter", f"default={adapter}", "--adapter", f"twin={adapter}", "--ensemble", f"{PRM}=default,twin"]
+    flags = ["--model", base, "--adapter", f"default={adapter}", "--adapter", f"{PRM}={adapter}"]
     with tempfile.TemporaryDirectory() as work, served(binary, *flags) as url:
         os.environ["HF_HOME"] = os.path.join(work, "cache")
         return 0 if compared(url, base, work) else 1

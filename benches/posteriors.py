@@ -60,7 +60,7 @@ class Table(Study):
         ood = self.report(name + "-ood", "evaluate", "ood", *adapters, *ensemble, *test, "--max-items", str(self.args.items))
         chosen = self.report(name + "-best-of-n", "evaluate", "best-of-n", "--data", self.at("pools.jsonl"), "--answers",
                              str(self.args.answers), *proxies, "--cache", self.at("cache-posteriors"))
-        return kind, pairs["predictive"]["all"], ood["groups"], chosen
+        return kind, pairs["predictive"]["all"], ood["overall"], chosen
 
     def cpu_seconds(self, name):
         return sum(step["cpu_seconds"] for step in lines(self.at("times.jsonl")) if step["step"] == f"fit-{name}")
@@ -70,17 +70,17 @@ def interval(value, ends, places):
     return f"{value:.{places}f} ({ends[0]:.{places}f} to {ends[1]:.{places}f})"
 
 
-def detection(groups, by):
+def detection(auroc):
     """Mean AUROC over the groups out of the distribution that have one."""
-    areas = [group[by]["auroc"]["area"] for group in groups[1:] if group[by] and group[by]["auroc"]]
-    return f"{sum(areas) / len(areas):.2f}" if areas else ""
+    return interval(auroc["area"], auroc["interval"], 2) if auroc else ""
 
 
-def row_line(table, kind, pairs, groups, chosen, family, bytes_):
+def row_line(table, kind, pairs, overall, chosen, family, bytes_):
     judged = next(judged for judged in chosen["judged"] if judged["family"] == family)
     above = judged["above_mean"]
-    cells = [kind, interval(pairs["nll"], pairs["intervals"]["nll"], 3), f"{pairs['ece']:.3f}", detection(groups, "single"),
-             detection(groups, "difference"), interval(above["value"][-1], above["interval"][-1], 2),
+    cells = [kind, interval(pairs["nll"], pairs["intervals"]["nll"], 3),
+             interval(pairs["ece"], pairs["intervals"]["ece"], 3), detection(overall["single"]), detection(overall["difference"]),
+             interval(above["value"][-1], above["interval"][-1], 2),
              f"{table.cpu_seconds(table.folder(kind))}" if bytes_ else "", f"{bytes_ / 1e6:.1f}" if bytes_ else ""]
     return "| " + " | ".join(cells) + " |"
 

@@ -39,6 +39,6 @@ pub use pairs::PairMeasures;
 /// Standard errors from the middle of a normal distribution to either end of its 95 % interval.
 const Z: f64 = 1.959_963_984_540_054;
 
-fn mean(values: &[f64]) -> f64 {
+pub(crate) fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     Error, Result,
-    evaluate::rank::spearman,
+    evaluate::{bootstrap::bootstrap, mean, rank::spearman},
     fit::{Fit, Likelihood, Options, Size, likelihood},
     model::{RewardModel, sink::Jacobians, site::HEAD},
     nn::pack::Packed,
@@ -28,6 +28,9 @@ use crate::{
 
 /// Steps of the evidence's fixed point.
 const STEPS: usize = 50;
+
+/// Resamples of an interval.
+const RESAMPLES: usize = 1000;
 
 /// What is compared.
 #[derive(Debug, Clone)]
@@ -53,6 +56,16 @@ pub struct Closeness {
     pub ratio: f64,
     /// Mean of |log ratio|.
     pub log_ratio: f64,
+    /// 95 % intervals, test pairs resampled.
+    pub intervals: Intervals,
+}
+
+/// Of a closeness.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Intervals {
+    pub rank_correlation: Option<[f64; 2]>,
+    pub ratio: [f64; 2],
+    pub log_ratio: [f64; 2],
 }
 
 /// One posterior under one prior.
@@ -394,19 +407,37 @@ fn kernel(pairs: &Tensor, rewards: &Tensor) -> Result<Kernel> {
 impl Row {
     /// From the variances of 2 `pairs` rewards and then of their differences.
     fn new(posterior: String, got: &[f64], exact: &[f64], pairs: usize) -> Self {
-        let of = |range: std::ops::Range<usize>| Closeness::of(&got[range.clone()], &exact[range]);
+        let of = |range: std::ops::Range<usize>| Closeness::of(&got[range.clone()], &exact[range], pairs);
         Self { posterior, single: of(0..2 * pairs), difference: of(2 * pairs..3 * pairs) }
     }
 }
 
 impl Closeness {
-    fn of(got: &[f64], exact: &[f64]) -> Self {
-        let sum = |values: &[f64]| values.iter().sum::<f64>();
-        let logs = got.iter().zip(exact).map(|(a, b)| (a / b).ln().abs());
-        Self {
-            rank_correlation: spearman(got, exact),
-            ratio: sum(got) / sum(exact),
-            log_ratio: logs.sum::<f64>() / got.len() as f64,
-        }
+    /// Of variances that come from `pairs` pairs, as many from each, in their order.
+    fn of(got: &[f64], exact: &[f64], pairs: usize) -> Self {
+        let each = got.len() / pairs;
+        let interval = |statistic: fn(&[f64], &[f64]) -> f64| {
+            bootstrap(pairs, RESAMPLES, 0, |drawn| {
+                let items = || drawn.iter().flat_map(|pair| each * pair..each * (pair + 1));
+                let pick = |values: &[f64]| items().map(|item| values[item]).collect::<Vec<_>>();
+                statistic(&pick(got), &pick(exact))
+            })
+        };
+        let rank_correlation = spearman(got, exact);
+        let intervals = Intervals {
+            // A resample of a single pair has no ranks.
+            rank_correlation: rank_correlation.map(|_| interval(|a, b| spearman(a, b).unwrap_or(0.0))),
+            ratio: interval(ratio),
+            log_ratio: interval(log_ratio),
+        };
+        Self { rank_correlation, ratio: ratio(got, exact), log_ratio: log_ratio(got, exact), intervals }
     }
+}
+
+fn ratio(got: &[f64], exact: &[f64]) -> f64 {
+    mean(got) / mean(exact)
+}
+
+fn log_ratio(got: &[f64], exact: &[f64]) -> f64 {
+    mean(&got.iter().zip(exact).map(|(a, b)| (a / b).ln().abs()).collect::<Vec<_>>())
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    hub::Kind,
+    hub::{self, Kind},
     model::{
         RewardModel, adapter::Adapter, checkpoint::Checkpoint, cross_encoder::CrossEncoder, head::Outputs,
     },
@@ -129,7 +129,11 @@ impl<T: From<OsString>> FromStr for Named<T> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Some((name, path)) = text.split_once('=').filter(|(name, _)| !name.contains('/')) {
+        // `runs/rate=1e-4` is a folder, where it is there; `org/judge=DIR` is named like what clients ask for.
+        let is_name = |name: &str| {
+            !name.contains('/') || name.parse::<hub::Name>().is_ok() && !Path::new(text).exists()
+        };
+        if let Some((name, path)) = text.split_once('=').filter(|(name, _)| is_name(name)) {
             return match name.is_empty() || path.is_empty() {
                 true => Err("expected NAME=PATH or PATH".into()),
                 false => Ok(Self { name: name.into(), path: OsString::from(path).into() }),

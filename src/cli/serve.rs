@@ -264,6 +264,12 @@ mod tests {
         assert_eq!(parse("/a/b"), named("b", "/a/b"));
         assert_eq!(parse("/a=1/b"), named("b", "/a=1/b"));
         assert_eq!(parse("org/judge@v1"), named("judge", "org/judge@v1"));
+        assert_eq!(parse("org/judge=/a/b"), named("org/judge", "/a/b"));
+        let folder = tempfile::tempdir().unwrap();
+        let strange = folder.path().join("rate=1e-4");
+        std::fs::create_dir(&strange).unwrap();
+        let strange = strange.to_str().unwrap();
+        assert_eq!(parse(strange), named("rate=1e-4", strange));
         assert_eq!(parse("mine=org/judge@v1"), named("mine", "org/judge@v1"));
         assert!(parse("=x").is_err() && parse("x=").is_err());
     }

@@ -81,60 +81,37 @@ fn value(field: Field) -> Result<Value, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Cursor, sync::Arc};
-
-    use parquet::arrow::ArrowWriter;
+    use std::path::PathBuf;
 
     use super::*;
     use crate::data::{lines::Lines, read_pairs};
 
-    /// Writes lines of JSON as a Parquet file and, beside it, as they are.
-    fn files(lines: &[&str]) -> (tempfile::TempDir, std::path::PathBuf, std::path::PathBuf) {
-        let folder = tempfile::tempdir().unwrap();
-        let (table, text) = (folder.path().join("x.parquet"), folder.path().join("x.jsonl"));
-        let json = lines.join("\n");
-        std::fs::write(&text, &json).unwrap();
-        let (schema, _) = arrow_json::reader::infer_json_schema(Cursor::new(&json), None).unwrap();
-        let schema = Arc::new(schema);
-        let batches = arrow_json::ReaderBuilder::new(schema.clone()).build(Cursor::new(&json)).unwrap();
-        let mut writer = ArrowWriter::try_new(File::create(&table).unwrap(), schema, None).unwrap();
-        for batch in batches {
-            writer.write(&batch.unwrap()).unwrap();
-        }
-        writer.close().unwrap();
-        (folder, table, text)
+    /// A table of pyarrow's, and what it was made of.
+    fn files(name: &str) -> (PathBuf, PathBuf) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tables").join(name);
+        (path.with_extension("parquet"), path.with_extension("jsonl"))
     }
 
     #[test]
     fn a_table_says_what_its_lines_say() {
-        let strings = [
-            r#"{"prompt":"p","chosen":"c é","rejected":"r","score":[1,2],"margin":0.5}"#,
-            r#"{"prompt":"q","chosen":"c","rejected":"","weight":2}"#,
-        ];
-        let messages = [
-            r#"{"prompt":[{"role":"system","content":"s"},{"role":"user","content":"p"}],"source":"x",
-                "chosen":[{"role":"assistant","content":"c"}],"rejected":[{"role":"assistant","content":"r"}]}"#,
-            r#"{"prompt":[{"role":"user","content":"p"}],
-                "chosen":[{"role":"assistant","content":"c"}],"rejected":[{"role":"assistant","content":"r"}]}"#,
-        ];
-        for lines in [strings.map(str::to_owned), messages.map(|line| line.replace('\n', ""))] {
-            let (_folder, table, text) = files(&[&lines[0], &lines[1]]);
+        for name in ["strings", "messages"] {
+            let (table, text) = files(name);
             let pairs = |path| -> Vec<Pair> {
                 read_pairs(path).unwrap().into_iter().map(|pair| Pair { place: None, ..pair }).collect()
             };
-            assert_eq!(pairs(&table), pairs(&text));
+            assert_eq!(pairs(&table), pairs(&text), "{name}");
         }
     }
 
     #[test]
     fn errors_name_the_row() {
-        let (_folder, table, text) = files(&[
-            r#"{"chosen":"c","rejected":"r","weight":1.5}"#,
-            r#"{"chosen":"c","rejected":"r","weight":-1.5}"#,
-        ]);
+        let (table, text) = files("negative");
         let message = read_pairs(&table).unwrap_err().to_string();
-        assert!(message.ends_with("x.parquet:2: weight: not a finite number from 0 up: -1.5"), "{message}");
-        std::fs::rename(&text, &table).unwrap();
+        let end = "negative.parquet:2: weight: not a finite number from 0 up: -1.5";
+        assert!(message.ends_with(end), "{message}");
+        let folder = tempfile::tempdir().unwrap();
+        let table = folder.path().join("x.parquet");
+        std::fs::copy(&text, &table).unwrap();
         assert!(read_pairs(&table).unwrap_err().to_string().contains("x.parquet: "));
         assert_eq!(Lines::<Value>::open(&table).unwrap().count(), 2);
     }

@@ -22,15 +22,30 @@ impl Auroc {
     /// var(V) / m + var(W) / n (DeLong et al., 1988; by ranks, Sun and Xu, 2014), with W_j the share of the positives that
     /// lie below a negative; equal scores count one half.
     pub fn of(positives: &[f64], negatives: &[f64]) -> Option<Self> {
-        if positives.is_empty() || negatives.is_empty() {
+        Self::of_groups([positives], negatives)
+    }
+
+    /// The mean of the areas of groups of positives against the same negatives; empty groups have no part in it.
+    ///
+    /// With G groups, each its own V_g and W_g, the variance of the mean is sum_g var(V_g) / m_g / G^2 + var(mean_g W_g) / n: groups
+    /// are drawn on their own, and the negatives once.
+    pub fn of_groups<'a>(groups: impl IntoIterator<Item = &'a [f64]>, negatives: &[f64]) -> Option<Self> {
+        let groups: Vec<&[f64]> = groups.into_iter().filter(|group| !group.is_empty()).collect();
+        if groups.is_empty() || negatives.is_empty() {
             return None;
         }
-        let all = ranks(&[positives, negatives].concat());
-        let (of_positives, of_negatives) = all.split_at(positives.len());
-        let v = shares(of_positives, &ranks(positives), negatives.len());
-        let w = shares(of_negatives, &ranks(negatives), positives.len());
-        let area = mean(&v);
-        let half = Z * (variance_of_mean(&v) + variance_of_mean(&w)).sqrt();
+        let count = groups.len() as f64;
+        let (mut area, mut variance, mut w) = (0.0, 0.0, vec![0.0; negatives.len()]);
+        for positives in groups {
+            let all = ranks(&[positives, negatives].concat());
+            let (of_positives, of_negatives) = all.split_at(positives.len());
+            let v = shares(of_positives, &ranks(positives), negatives.len());
+            area += mean(&v) / count;
+            variance += variance_of_mean(&v) / (count * count);
+            let shares = shares(of_negatives, &ranks(negatives), positives.len());
+            w.iter_mut().zip(shares).for_each(|(w, share)| *w += share / count);
+        }
+        let half = Z * (variance + variance_of_mean(&w)).sqrt();
         Some(Self { area, interval: [area - half, area + half].map(|end| end.clamp(0.0, 1.0)) })
     }
 }
@@ -51,6 +66,9 @@ fn variance_of_mean(values: &[f64]) -> f64 {
 mod tests {
     use super::*;
     use crate::evaluate::fixture::{assert_close, read};
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+    use rand_distr::StandardNormal;
     use serde::Deserialize;
 
     #[derive(Deserialize)]
@@ -92,6 +110,27 @@ mod tests {
         let (a, b) = ([0.3, 0.9, 0.4, 0.4], [0.4, 0.1, 0.2]);
         let (ab, ba) = (Auroc::of(&a, &b).unwrap(), Auroc::of(&b, &a).unwrap());
         assert_close(&[ab.area, ab.interval[0]], &[1.0 - ba.area, 1.0 - ba.interval[1]], 1e-12);
+    }
+
+    #[test]
+    fn the_mean_of_areas_varies_as_it_does_over_samples() {
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let mut draw = |count: usize, shift: f64| -> Vec<f64> {
+            (0..count).map(|_| shift + rng.sample::<f64, _>(StandardNormal)).collect()
+        };
+        let (mut areas, mut halves) = (Vec::new(), Vec::new());
+        for _ in 0..4000 {
+            let (a, b, negatives) = (draw(8, 0.2), draw(20, 0.6), draw(15, 0.0));
+            let [one, other] = [&a, &b].map(|group| Auroc::of(group, &negatives).unwrap().area);
+            let both = Auroc::of_groups([&a[..], &[], &b], &negatives).unwrap();
+            assert!((both.area - (one + other) / 2.0).abs() < 1e-12);
+            areas.push(both.area);
+            halves.push((both.interval[1] - both.interval[0]) / 2.0 / Z);
+        }
+        let spread = |values: &[f64]| {
+            (values.iter().map(|v| (v - mean(values)).powi(2)).sum::<f64>() / values.len() as f64).sqrt()
+        };
+        assert!((mean(&halves) / spread(&areas) - 1.0).abs() < 0.05, "{} {}", mean(&halves), spread(&areas));
     }
 
     #[test]

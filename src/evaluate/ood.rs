@@ -53,6 +53,29 @@ impl Separation {
     }
 }
 
+/// The mean over groups of their areas, by each variance; `None` where no group has it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Overall {
+    pub single: Option<Auroc>,
+    pub difference: Option<Auroc>,
+    pub head: Option<Auroc>,
+}
+
+impl Overall {
+    /// Of groups against the items in the distribution; groups count alike, whatever their sizes.
+    pub fn of(groups: &[&[Variances]], in_distribution: &[Variances]) -> Self {
+        let by = |variance: fn(&Variances) -> Option<f64>| {
+            let groups: Vec<Vec<f64>> = groups.iter().map(|group| stds(group, variance)).collect();
+            Auroc::of_groups(groups.iter().map(Vec::as_slice), &stds(in_distribution, variance))
+        };
+        Self {
+            single: by(|item| Some(item.single)),
+            difference: by(|item| item.difference),
+            head: by(|item| Some(item.head)),
+        }
+    }
+}
+
 impl Separated {
     fn of(group: &[f64], in_distribution: &[f64]) -> Option<Self> {
         Some(Self { std: Spread::of(group)?, auroc: Auroc::of(group, in_distribution) })

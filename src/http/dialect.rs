@@ -31,7 +31,7 @@ use serde::Serialize;
 use std::sync::{Arc, Mutex, PoisonError};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, answering::MODEL, error::ApiError, layers::no_method, timing::SERVER_TIMING};
+use super::{App, answering::MODEL, error::ApiError, layers::no_method, models, timing::SERVER_TIMING};
 
 mod health;
 mod infinity;
@@ -121,7 +121,7 @@ pub fn table() -> OpenApiRouter<App> {
                 .routes(routes!(kserve::about::model_version_ready))
                 .routes(routes!(kserve::infer))
                 .routes(routes!(kserve::infer_version))
-                .routes(routes!(kserve::v1_predict)),
+                .routes(routes!(kserve::v1_predict, models::model)),
         ))
         .merge(spoken(Dialect::LightLlm, routes().routes(routes!(lightllm::get_score))))
         .merge(spoken(Dialect::LlamaFactory, routes().routes(routes!(llama_factory::evaluation))))

@@ -1,10 +1,14 @@
-//! `GET /v1/models`: what is served, the default first.
+//! `GET /v1/models`: what is served, the default first; and `/v1/models/{model}`: one of them.
 
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::{Path, State},
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::App;
+use super::{App, error::ApiError};
+use crate::engine::generation::Generation;
 
 /// The models, in the order of their precedence.
 #[derive(Debug, Serialize, ToSchema)]
@@ -44,21 +48,52 @@ pub struct ModelEntry {
     pub fingerprint: String,
 }
 
+/// One model, also as the first version of KServe's protocol has it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelState {
+    #[serde(flatten)]
+    pub entry: ModelEntry,
+    /// The name once more.
+    pub name: String,
+    /// Always true: 503 where it is not.
+    pub ready: bool,
+}
+
+impl ModelEntry {
+    fn of(served: &Generation) -> Self {
+        Self {
+            id: served.name.clone(),
+            object: "model",
+            created: served.created(),
+            owned_by: "rewarden",
+            max_model_len: served.max_length,
+            posterior: served.has_posterior,
+            root: served.name.clone(),
+            parent: served.parent.clone(),
+            permission: [],
+            fingerprint: served.fingerprint.clone(),
+        }
+    }
+}
+
 /// List models
 #[utoipa::path(get, path = "/v1/models", tag = "scoring", responses((status = OK, body = ModelList)))]
 pub async fn models(State(app): State<App>) -> Json<ModelList> {
     let models = app.engine().registry().models();
-    let entries = models.iter().map(|served| ModelEntry {
-        id: served.name.clone(),
-        object: "model",
-        created: served.created(),
-        owned_by: "rewarden",
-        max_model_len: served.max_length,
-        posterior: served.has_posterior,
-        root: served.name.clone(),
-        parent: served.parent.clone(),
-        permission: [],
-        fingerprint: served.fingerprint.clone(),
-    });
-    Json(ModelList { object: "list", data: entries.collect() })
+    Json(ModelList { object: "list", data: models.iter().map(|served| ModelEntry::of(served)).collect() })
+}
+
+/// Is a model served, and ready?
+#[utoipa::path(
+    get,
+    path = "/v1/models/{model}",
+    tag = "scoring",
+    params(("model" = String, Path, description = "a name that `/v1/models` lists")),
+    responses((status = OK, body = ModelState), (status = "default", description = "`{\"error\"}`"))
+)]
+pub async fn model(State(app): State<App>, Path(model): Path<String>) -> Result<Json<ModelState>, ApiError> {
+    let served = app.model(Some(&model))?;
+    app.engine().ready()?;
+    let entry = ModelEntry::of(&served);
+    Ok(Json(ModelState { name: entry.id.clone(), entry, ready: true }))
 }

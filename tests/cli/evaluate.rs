@@ -147,6 +147,14 @@ fn every_shift_is_compared_with_what_is_in_the_distribution() {
         // Of ten answers, or less where one cannot be shifted.
         assert!(items + group["too_long"].as_u64().unwrap() <= 10, "{group}");
     }
+    for by in ["single", "head", "difference"] {
+        let areas = groups[1..].iter().filter(|group| group[by].is_object());
+        let areas: Vec<f64> = areas.map(|group| number(&group[by]["auroc"]["area"])).collect();
+        let mean = areas.iter().sum::<f64>() / areas.len() as f64;
+        let overall = &report["overall"][by];
+        assert!((number(&overall["area"]) - mean).abs() < 1e-12, "{by}: {overall}");
+        assert!(number(&overall["interval"][0]) < mean, "{by}: {overall}");
+    }
     let long = &groups[names.len() - 3];
     assert_eq!([&long["items"], &long["too_long"], &long["single"]], [&json!(0), &json!(10), &Value::Null]);
     let plots = plots(&workspace, "plots");

@@ -9,7 +9,7 @@ use crate::{
         scoring::ScoringArgs,
     },
     data::{Pair, read_pairs},
-    evaluate::ood::{Separation, Variances, stds},
+    evaluate::ood::{Overall, Separation, Variances, stds},
     plot::{self, Histogram, Scale},
     score::Want,
     shift::Shift,
@@ -59,6 +59,8 @@ struct Report<'a> {
     in_distribution: Group<'a>,
     /// The chosen answers, the shifts, and the files, in the order in which they were given.
     groups: Vec<Group<'a>>,
+    /// The mean of the areas of all groups but the chosen answers, which are in the distribution too.
+    overall: Overall,
 }
 
 #[derive(Debug, Serialize)]
@@ -155,8 +157,10 @@ fn report<'a>(items: &[Items<'a>]) -> Report<'a> {
         truncated: items.truncated,
         separation: Separation::of(&items.variances, against),
     };
+    let outside: Vec<&[Variances]> = items[2..].iter().map(|items| items.variances.as_slice()).collect();
     Report {
         in_distribution: group(&items[0], &[]),
         groups: items[1..].iter().map(|outside| group(outside, &items[0].variances)).collect(),
+        overall: Overall::of(&outside, &items[0].variances),
     }
 }

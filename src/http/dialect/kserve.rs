@@ -135,6 +135,7 @@ pub async fn infer_version(
 }
 
 async fn inferred(asker: &Asker, model: String, request: InferRequest) -> Result<Response, ApiError> {
+    asker.app.model(Some(&model))?;
     let InferRequest { id, inputs, outputs } = request;
     let wanted = wanted(outputs)?;
     let inputs = rows(inputs)?;

@@ -33,6 +33,24 @@ pub struct PredictRequest {
     truncation_direction: Direction,
     /// Whether scores are not passed through the logistic function; they are not by default.
     raw_scores: Option<bool>,
+    /// As the hub's client says it, which then takes the labels of one input in a list too.
+    parameters: Option<Parameters>,
+}
+
+/// What the hub's client asks for.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = TeiParameters)]
+pub struct Parameters {
+    function_to_apply: Option<Function>,
+}
+
+/// What scores are passed through. There is one label, so that a softmax would always be 1: it is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = TeiFunction)]
+pub enum Function {
+    None,
+    Sigmoid,
 }
 
 /// One text, one pair, or a list of either.
@@ -158,9 +176,11 @@ pub async fn predicted(asker: &Asker, request: PredictRequest) -> Result<Respons
 
 async fn predictions_of(asker: &Asker, request: PredictRequest) -> Result<(Work, Predictions), ApiError> {
     let (inputs, single) = request.inputs.placed()?;
+    let single = single && request.parameters.is_none();
     let characters = timing::characters(&inputs);
     let truncation = request.truncation_direction.where_asked(request.truncate);
-    let activation = request.raw_scores.map(|raw| !raw);
+    let function = request.parameters.and_then(|parameters| parameters.function_to_apply);
+    let activation = request.raw_scores.map(|raw| !raw).or(function.map(|f| f == Function::Sigmoid));
     let answer =
         asker.answer("inputs", Question { inputs, truncation, activation, ..Question::default() }).await?;
     let prediction =

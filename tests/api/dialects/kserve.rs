@@ -72,6 +72,14 @@ async fn the_server_and_its_models_are_described() {
     for path in ["/v2/models/plain/ready", "/v2/models/plain/versions/1/ready"] {
         assert_eq!(get(path).await, json!({"name": "plain", "ready": true}));
     }
+    let model = get("/v1/models/plain").await;
+    assert_eq!((&model["name"], &model["ready"]), (&json!("plain"), &json!(true)));
+    let listed = get("/v1/models").await;
+    let entry = listed["data"].as_array().unwrap().iter().find(|entry| entry["id"] == "plain").unwrap();
+    assert!(
+        entry.as_object().unwrap().iter().all(|(field, value)| model[field] == *value),
+        "{model} {entry}"
+    );
     let body = service.asked("/v1/models/plain:predict", &json!({"instances": ["x", "y"]})).await;
     assert_eq!(body, json!({"predictions": [0.3, 0.4]}));
 }
@@ -96,7 +104,7 @@ async fn what_is_wrong_is_one_text() {
         (infer(json!([tensor("tokens", json!([1, 1]), "INT64", json!([-1]))])), 422, "inputs[0].data"),
         (infer(json!([texts("text", &["x", " "])])), 422, "inputs.data[1]"),
         ((INFER, wanted), 422, "outputs[0].name"),
-        (("/v2/models/no/infer", json!({"inputs": [texts("text", &["x"])]})), 404, "unknown model: no"),
+        (("/v2/models/no/infer", json!({"inputs": []})), 404, "unknown model: no"),
         (
             ("/v2/models/bayes/versions/2/infer", json!({"inputs": [texts("text", &["x"])]})),
             404,
@@ -111,5 +119,6 @@ async fn what_is_wrong_is_one_text() {
         assert!(body["error"].as_str().unwrap().starts_with(named), "{path} {request}: {body}");
     }
     assert_eq!(service.get("/v2/models/no").await.status(), 404);
+    assert_eq!(service.get("/v1/models/no").await.status(), 404);
     assert_eq!(service.get("/v2/models/no/ready").await.status(), 404);
 }

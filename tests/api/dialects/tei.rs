@@ -18,6 +18,12 @@ async fn a_list_of_two_is_a_pair_and_several_are_a_list_of_lists() {
         (json!({"inputs": ["x", "y"]}), json!([label(0.9, 5.0)])),
         (json!({"inputs": [["x"], ["x", "y"]]}), json!([[label(0.3, 1.0)], [label(0.9, 5.0)]])),
         (json!({"inputs": [["x"]], "raw_scores": true}), json!([[label(0.3, 1.0)]])),
+        // The hub's client.
+        (json!({"inputs": "x", "parameters": {}}), json!([[label(0.3, 1.0)]])),
+        (
+            json!({"inputs": "x", "parameters": {"function_to_apply": "none", "top_k": 1}}),
+            json!([[label(0.3, 1.0)]]),
+        ),
     ] {
         for path in ["/predict", "/", "/invocations"] {
             assert_eq!(service.asked(path, &request).await, want, "{path} {request}");
@@ -26,6 +32,11 @@ async fn a_list_of_two_is_a_pair_and_several_are_a_list_of_lists() {
     }
     let body = service.asked("/predict", &json!({"inputs": "x", "raw_scores": false})).await;
     assert_eq!(body[0]["score"], sigmoid(0.3));
+    let asked = |function: &str| json!({"inputs": "x", "parameters": {"function_to_apply": function}});
+    assert_eq!(service.asked("/predict", &asked("sigmoid")).await[0][0]["score"], sigmoid(0.3));
+    let (status, body) = service.ask("/predict", &asked("softmax")).await;
+    assert_eq!(status, 422, "{body}");
+    assert!(body["error"].as_str().unwrap().contains("function_to_apply"), "{body}");
     let instances = json!([{"inputs": "x"}, {"inputs": [["y"]]}]);
     let body = service.asked("/vertex", &json!({"instances": instances})).await;
     assert_eq!(body, json!({"predictions": [[label(0.3, 1.0)], [[label(0.4, 1.0)]]]}));
