@@ -16,17 +16,20 @@ if [ ! -x "$folder/venv/bin/pip" ]; then
 fi
 "$folder/venv/bin/pip" install --quiet --disable-pip-version-check --no-compile mkl-static mkl-include ziglang
 
-# Apple's headers are not free to have: what is C in the dependencies is compiled by zig, which brings its own.
+# Apple's headers are not free to have: what is C in the dependencies is compiled by zig, which brings its own. The allocator wants
+# one that it has not; nothing is linked, so that an empty archive does in its place.
 mkdir -p "$folder/bin"
 for tool in cc c++ ar; do
     printf '#!/bin/sh\nexec "%s" -m ziglang %s "$@"\n' "$folder/venv/bin/python" "$tool" >"$folder/bin/zig-$tool"
     chmod +x "$folder/bin/zig-$tool"
 done
 rustup target add aarch64-apple-darwin
+touch "$folder/libjemalloc.a"
 echo "== metal and accelerate, for aarch64-apple-darwin"
 CARGO_TARGET_DIR=$folder/apple \
     CC_aarch64_apple_darwin="$folder/bin/zig-cc" CXX_aarch64_apple_darwin="$folder/bin/zig-c++" \
     AR_aarch64_apple_darwin="$folder/bin/zig-ar" CFLAGS_aarch64_apple_darwin="-target aarch64-macos" CRATE_CC_NO_DEFAULTS=1 \
+    JEMALLOC_OVERRIDE="$folder/libjemalloc.a" \
     cargo check --locked --target aarch64-apple-darwin --features metal,accelerate --all-targets
 
 echo "== mkl"

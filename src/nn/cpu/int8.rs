@@ -58,7 +58,7 @@ impl Kernel {
         #[cfg(target_arch = "x86_64")]
         let special = [vnni::Vnni::new().map(Self::Vnni), avx2::Avx2::new().map(Self::Avx2)];
         #[cfg(not(target_arch = "x86_64"))]
-        let special = [];
+        let special: [Option<Self>; 0] = [];
         special.into_iter().flatten().chain([Self::Portable])
     }
 
