@@ -23,7 +23,7 @@ import urllib.request
 import venv
 import zipfile
 
-CLIENTS = ["cohere", "infinity_client", "aiohttp"]
+CLIENTS = ["cohere", "infinity_client", "huggingface_hub", "aiohttp"]
 KSERVE = ["cloudevents<2", "fastapi", "grpcio", "httpx", "orjson", "pandas<3", "protobuf<7", "psutil", "pyyaml"]
 WHEELS = ["verl==0.9.1", "openrlhf==0.11.2", "kserve==0.21.0"]
 PROMPT = "How do I boil an egg?"
@@ -140,6 +140,13 @@ class Clients:
         mean = lambda reply: reply.get_output_by_name("mean").as_numpy().tolist()
         return asyncio.run(asked())
 
+    def huggingface(self):
+        """It reads the labels of one text out of a list of lists."""
+        from huggingface_hub import InferenceClient
+        client = InferenceClient(model=f"{self.url}/predict")
+        ask = lambda answer: client.text_classification(templated(answer), function_to_apply="none")
+        return [ask(answer)[0].score for answer in ANSWERS]
+
     def in_order(self, results):
         scores = [0.0] * len(ANSWERS)
         for result in results:
@@ -153,6 +160,7 @@ class Clients:
                     self.check("cohere.Client, /v1/rerank", self.cohere("Client")),
                     self.check("cohere.ClientV2, /v2/rerank", self.cohere("ClientV2")),
                     self.check("infinity_client, /rerank", self.infinity()),
+                    self.check("huggingface_hub, text_classification", self.huggingface()),
                     check("kserve, what is ready", known, [True, True, True, False, True]),
                     self.check("kserve, infer of prompts and responses", columns),
                     self.check("kserve, infer of templated texts", text),

@@ -117,14 +117,6 @@ def reward_hub(url, base, work):
     return got, asked(url, sent, "mean")
 
 
-def huggingface(url, base, work):
-    """The hub's client, which reads the labels of one text out of a list of lists."""
-    from huggingface_hub import InferenceClient
-    client = InferenceClient(model=f"{url}/predict")
-    got = [client.text_classification(answer, function_to_apply="none")[0].score for answer in ANSWERS]
-    return got, [reward["mean"] for reward in rewards(url, [{"text": answer} for answer in ANSWERS])]
-
-
 @contextlib.contextmanager
 def quiet():
     """Keeps what the libraries say for when they fail."""
@@ -143,7 +135,6 @@ def compared(url, base, work):
     return all([check("TRL's GRPOTrainer, the rewards of its completions", *trained),
                 check("TRL's GRPOTrainer, the mean of each step", *logged),
                 check("reward-hub, to vLLM's /pooling", *hub),
-                check("huggingface_hub, text_classification", *huggingface(url, base, work)),
                 check("RewardBench, scores and accuracy", *bench)])
 
 
