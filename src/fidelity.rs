@@ -4,7 +4,7 @@
 //! precisions: those that the exact evidence chooses for each kind of block, or a part of them. Separate Kronecker blocks are
 //! fitted by [`crate::fit`] to the same pairs.
 
-use std::{collections::BTreeMap, fmt, sync::atomic::AtomicBool};
+use std::{collections::BTreeMap, sync::atomic::AtomicBool};
 
 use candle_core::{DType, Device, Tensor};
 use faer::Mat;
@@ -12,7 +12,6 @@ use serde::Serialize;
 
 use crate::{
     Error, Result,
-    evaluate::{bootstrap::bootstrap, mean, rank::spearman},
     fit::{Fit, Likelihood, Options, Size, likelihood},
     model::{RewardModel, sink::Jacobians, site::HEAD},
     nn::pack::Packed,
@@ -26,11 +25,14 @@ use crate::{
     train::{Example, by_tokens},
 };
 
+mod closeness;
+mod truncation;
+
+pub use closeness::{Closeness, Intervals};
+use truncation::{Curvatures, Truncation};
+
 /// Steps of the evidence's fixed point.
 const STEPS: usize = 50;
-
-/// Resamples of an interval.
-const RESAMPLES: usize = 1000;
 
 /// What is compared.
 #[derive(Debug, Clone)]
@@ -45,27 +47,6 @@ pub struct Comparison<'a> {
     pub sketches: Vec<(usize, usize)>,
     /// Whether Kronecker posteriors are fitted too, which takes several passes.
     pub kronecker: bool,
-}
-
-/// How one posterior's variances compare with the exact ones.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Closeness {
-    /// Spearman's correlation.
-    pub rank_correlation: Option<f64>,
-    /// Mean of the one over the mean of the other.
-    pub ratio: f64,
-    /// Mean of |log ratio|.
-    pub log_ratio: f64,
-    /// 95 % intervals, test pairs resampled.
-    pub intervals: Intervals,
-}
-
-/// Of a closeness.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Intervals {
-    pub rank_correlation: Option<[f64; 2]>,
-    pub ratio: [f64; 2],
-    pub log_ratio: [f64; 2],
 }
 
 /// One posterior under one prior.
@@ -247,42 +228,6 @@ impl Comparison<'_> {
     }
 }
 
-/// Curvatures in full, by block name.
-type Curvatures = BTreeMap<String, Curvature>;
-
-/// What is kept of separate blocks.
-struct Truncation {
-    curvature: CurvatureKind,
-    rank: Rank,
-    /// Whether the rest is spread evenly, or has the prior's variance.
-    tails: bool,
-}
-
-impl Truncation {
-    const ALL: [Self; 4] = [
-        Self { curvature: CurvatureKind::Ekfac, rank: Rank::Full, tails: true },
-        Self { curvature: CurvatureKind::Ekfac, rank: Rank::Top(16), tails: true },
-        Self { curvature: CurvatureKind::Ekfac, rank: Rank::Top(16), tails: false },
-        Self { curvature: CurvatureKind::Kfac, rank: Rank::Top(10), tails: true },
-    ];
-
-    fn of(&self, full: &Curvature) -> Result<Curvature> {
-        let truncated = full.clone().truncated(self.rank)?;
-        Ok(Curvature { tail: truncated.tail.filter(|_| self.tails), ..truncated })
-    }
-}
-
-impl fmt::Display for Truncation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.rank, self.tails) {
-            (Rank::Full, _) => write!(f, "{}", self.curvature),
-            (rank, tails) => {
-                write!(f, "{}, top {rank} {} tails", self.curvature, if tails { "with" } else { "without" })
-            }
-        }
-    }
-}
-
 /// Kernels of every block, and their sums by kind.
 struct Kernels {
     blocks: BTreeMap<String, Kernel>,
@@ -410,36 +355,4 @@ impl Row {
         let of = |range: std::ops::Range<usize>| Closeness::of(&got[range.clone()], &exact[range], pairs);
         Self { posterior, single: of(0..2 * pairs), difference: of(2 * pairs..3 * pairs) }
     }
-}
-
-impl Closeness {
-    /// Of variances that come from `pairs` pairs, as many from each, in their order.
-    fn of(got: &[f64], exact: &[f64], pairs: usize) -> Self {
-        let each = got.len() / pairs;
-        let interval = |statistic: fn(&[f64], &[f64]) -> f64| {
-            bootstrap(pairs, RESAMPLES, 0, |drawn| {
-                let items = || drawn.iter().flat_map(|pair| each * pair..each * (pair + 1));
-                let pick = |values: &[f64]| items().map(|item| values[item]).collect::<Vec<_>>();
-                statistic(&pick(got), &pick(exact))
-            })
-        };
-        let rank_correlation = spearman(got, exact);
-        let intervals = Intervals {
-            // A resample of a single pair has no ranks.
-            rank_correlation: rank_correlation.map(|_| interval(|a, b| spearman(a, b).unwrap_or(0.0))),
-            ratio: interval(ratio),
-            log_ratio: interval(log_ratio),
-        };
-        Self { rank_correlation, ratio: ratio(got, exact), log_ratio: log_ratio(got, exact), intervals }
-    }
-}
-
-fn ratio(got: &[f64], exact: &[f64]) -> f64 {
-    mean(got) / mean(exact)
-}
-
-/// Two answers that are cut to the same tokens differ by nothing, of which there is no ratio.
-fn log_ratio(got: &[f64], exact: &[f64]) -> f64 {
-    let ratios = got.iter().zip(exact).filter(|(_, exact)| **exact > 0.0);
-    mean(&ratios.map(|(a, b)| (a / b).ln().abs()).collect::<Vec<_>>())
 }
