@@ -105,7 +105,7 @@ impl Opened {
         match Found::at(&path)? {
             Found::Checkpoint => {
                 let base = Checkpoint::open(&path)?;
-                let rows = checkpoint(&base);
+                let rows = checkpoint(&base)?;
                 self.base.get_or_insert(base);
                 Ok(vec![Section { path, rows }])
             }
@@ -185,13 +185,13 @@ impl Opened {
     }
 }
 
-fn checkpoint(base: &Checkpoint) -> Vec<(&'static str, Value)> {
+fn checkpoint(base: &Checkpoint) -> Result<Vec<(&'static str, Value)>> {
     let config = &base.config;
     let linears: usize =
         Site::all(config).map(|site| site.projection.shape(config)).map(|(d_out, d_in)| d_out * d_in).sum();
-    let all: usize = base.tensors.values().map(candle_core::Tensor::elem_count).sum();
+    let all: usize = base.weights.elements();
     let windows: Vec<usize> = config.sights.iter().filter_map(|sight| sight.window).collect();
-    vec![
+    Ok(vec![
         ("what", json!("checkpoint")),
         ("family", json!(config.family)),
         ("layers", json!(config.layers)),
@@ -202,14 +202,14 @@ fn checkpoint(base: &Checkpoint) -> Vec<(&'static str, Value)> {
         ("vocabulary", json!(config.vocab_size)),
         ("longest sequence", json!(config.max_length)),
         ("chat template", json!(base.encoder.template_sha256())),
-        ("outputs of its head", json!(base.head().map(|head| head.weight.dims()[0]))),
+        ("outputs of its head", json!(base.head()?.map(|head| head.weight.dims()[0]))),
         ("parameters", json!(all)),
         ("memory for means", json!(SINGLE * all)),
         ("memory for variances", json!(SINGLE * (all + linears) + ACTIVATION_BYTES)),
         ("operations a token, mean", json!(2 * linears)),
         ("operations a token, mean and variance", json!(4 * linears)),
         ("not used", json!(base.warnings.len())),
-    ]
+    ])
 }
 
 fn cross_encoder(model: &CrossEncoder) -> Vec<(&'static str, Value)> {

@@ -275,7 +275,7 @@ impl Opened {
 
 /// The adapter in a folder; without one the head of the base, whose posterior is in the base's folder.
 fn adapter(base: &Checkpoint, folder: Option<PathBuf>) -> Result<(Option<Adapter>, Option<PathBuf>)> {
-    match (folder, base.head()) {
+    match (folder, base.head()?) {
         (Some(folder), _) => Ok((Some(Adapter::load(&folder, &base.config)?), Some(folder))),
         (None, Some(head)) => Ok((Some(Adapter::of_head(head, &base.config)), base.folder.clone())),
         (None, None) => Ok((None, None)),

@@ -25,7 +25,7 @@ impl RewardModel {
     /// In bf16 and f16 the products of the frozen weights are in half precision, as are the activations between them; updates are
     /// merged before they are rounded, and norms, attention, head, low-rank factors and Jacobians are in f32.
     pub fn new(base: &Checkpoint, adapter: Option<&Adapter>, dtype: DType, device: &Device) -> Result<Self> {
-        let get = |name: &str| base.tensors.get(name).cloned();
+        let get = |name: &str| base.weights.get(name);
         Self::build(base, get, adapter, (dtype, device), |_| {})
     }
 
@@ -37,24 +37,22 @@ impl RewardModel {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        let mut tensors = std::mem::take(&mut base.tensors);
-        for name in checkpoint::HEAD {
-            base.tensors.extend(tensors.remove_entry(name));
-        }
-        Self::build(base, |name| tensors.remove(name), adapter, (dtype, device), Linear::freeze)
+        let head = base.weights.some(checkpoint::HEAD);
+        let mut weights = std::mem::replace(&mut base.weights, head);
+        Self::build(base, |name| weights.take(name), adapter, (dtype, device), Linear::freeze)
     }
 
     /// Builds layer by layer; `done` hears of each linear layer.
     fn build(
         base: &Checkpoint,
-        mut get: impl FnMut(&str) -> Option<Tensor>,
+        mut get: impl FnMut(&str) -> Result<Option<Tensor>>,
         adapter: Option<&Adapter>,
         (dtype, device): (DType, &Device),
         done: impl Fn(&mut Linear),
     ) -> Result<Self> {
         let head = adapter.and_then(|adapter| adapter.head.clone());
         let head_trainable = head.is_some();
-        let Some(head) = head.or(base.head()) else {
+        let Some(head) = head.map_or_else(|| base.head(), |head| Ok(Some(head)))? else {
             let hint = "hint: give an adapter that saves `score`, or train one";
             return Err(Error::Usage(format!(
                 "no reward head: neither `{}` nor an adapter has `score` ({hint})",
@@ -66,7 +64,7 @@ impl RewardModel {
         let (head, head_bias) = head.reward(&base.outputs)?;
         let trained = |name: &str| adapter.and_then(|adapter| Some(adapter.replaced.get(name)?.1.clone()));
         let mut stored = |name: &str| {
-            let tensor = trained(name).or_else(|| get(name));
+            let tensor = trained(name).map_or_else(|| get(name), |trained| Ok(Some(trained)))?;
             tensor.ok_or_else(|| Error::Usage(format!("{name} is missing")))
         };
         let embedding = stored(config.names.embedding)?.to_device(device)?;

@@ -1,7 +1,6 @@
 //! A base model as users bring it: weights, configuration and text handling, from a Hugging Face folder or a GGUF file.
 //!
-//! Weights are held under Hugging Face's names, those in half precision as they are stored. Everything that is missing,
-//! misshaped or not finite is reported at once; what belongs nowhere is a warning, save what every base brings
+//! Weights go by Hugging Face's names. Everything that is missing, misshaped or not finite is reported at once; what belongs nowhere is a warning, save what every base brings
 //! and a reward model does not use (its `lm_head`, old buffers).
 
 use super::{
@@ -13,7 +12,7 @@ use crate::{
     Error, Result, hub,
     text::{Encoder, Reader},
 };
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -22,9 +21,12 @@ use std::{
 
 pub(super) mod folder;
 mod gguf;
+mod mapped;
 pub(crate) mod tensors;
+mod weights;
 
 pub(crate) use folder::{INDEX, WHOLE, shards};
+pub use weights::Weights;
 
 /// The head's names in a checkpoint.
 pub(super) const HEAD: [&str; 2] = ["score.weight", "score.bias"];
@@ -36,8 +38,8 @@ pub struct Checkpoint {
     pub name: String,
     pub config: Config,
     pub encoder: Arc<Encoder>,
-    /// Tensors of [`Config::tensors`] and, where there is one, the head: half precision as it is stored, the rest in f32.
-    pub tensors: BTreeMap<String, Tensor>,
+    /// Those of [`Config::tensors`] and, where there is one, the head.
+    pub weights: Weights,
     /// What the checkpoint holds without being used.
     pub warnings: Vec<String>,
     /// The checkpoint's folder, where it is one.
@@ -59,12 +61,12 @@ impl Checkpoint {
     /// Opens a checkpoint folder, or a file that ends in `.gguf`.
     pub fn open(path: &Path) -> Result<Self> {
         let loaded = if is_gguf(path) { gguf::read(path)? } else { folder::read(path)? };
-        let Loaded { config, encoder, tensors } = loaded;
-        let (tensors, warnings) = checked(path, &config, tensors)?;
+        let Loaded { config, encoder, weights } = loaded;
+        let (weights, warnings) = checked(path, &config, &weights)?;
         let encoder = Arc::new(encoder.with_vocabulary(config.vocab_size));
         let folder = path.is_dir().then(|| path.to_owned());
         let outputs = Outputs::default();
-        Ok(Self { name: name_of(path), config, encoder, tensors, warnings, folder, outputs })
+        Ok(Self { name: name_of(path), config, encoder, weights, warnings, folder, outputs })
     }
 
     /// What turns text into its tokens, and how many it takes.
@@ -73,9 +75,8 @@ impl Checkpoint {
     }
 
     /// The reward head, where the base has one.
-    pub fn head(&self) -> Option<Head> {
-        let [weight, bias] = HEAD.map(|name| self.tensors.get(name)?.to_dtype(DType::F32).ok());
-        Some(Head { weight: weight?, bias })
+    pub fn head(&self) -> Result<Option<Head>> {
+        self.weights.head(HEAD)
     }
 }
 
@@ -96,45 +97,41 @@ fn name_of(path: &Path) -> String {
 struct Loaded {
     config: Config,
     encoder: Encoder,
-    tensors: BTreeMap<String, Tensor>,
+    weights: Weights,
 }
 
 /// Tensors by their names.
 pub(super) type Named = BTreeMap<String, Tensor>;
 
-/// Keeps what the model needs, in f32 or half precision, and says what else there is.
-fn checked(path: &Path, config: &Config, mut found: Named) -> Result<(Named, Vec<String>)> {
+/// Keeps what the model needs, and says what else there is.
+fn checked(path: &Path, config: &Config, found: &Weights) -> Result<(Weights, Vec<String>)> {
     let mut wanted = config.tensors();
     // A head may have several outputs.
-    if let Some(outputs) = found.get(HEAD[0]).and_then(|head| head.dims().first().copied()) {
+    if let Some(outputs) = found.shape(HEAD[0]).and_then(|head| head.first().copied()) {
         wanted.push((HEAD[0].to_owned(), vec![outputs, config.hidden_size]));
-        let biased = found.contains_key(HEAD[1]);
+        let biased = found.shape(HEAD[1]).is_some();
         wanted.extend(biased.then(|| (HEAD[1].to_owned(), vec![outputs])));
     }
-    let (mut kept, mut problems) = (BTreeMap::new(), Vec::new());
-    for (name, shape) in wanted {
-        match found.remove(&name) {
+    let mut problems = Vec::new();
+    for (name, shape) in &wanted {
+        match found.shape(name) {
             None => problems.push(format!("{name} is missing")),
-            Some(tensor) if tensor.dims() != shape => {
-                problems.push(format!("{name} has shape {:?}, expected {shape:?}", tensor.dims()));
+            Some(other) if other != shape => {
+                problems.push(format!("{name} has shape {other:?}, expected {shape:?}"));
             }
-            Some(tensor) => {
-                let tensor = match tensor.dtype() {
-                    DType::BF16 | DType::F16 => tensor,
-                    _ => tensor.to_dtype(DType::F32)?,
-                };
-                if !tensors::all_finite(&tensor)? {
-                    problems.push(format!("{name} holds a number that is not finite"));
-                }
-                kept.insert(name, tensor);
+            Some(_) if !found.is_finite(name)? => {
+                problems.push(format!("{name} holds a number that is not finite"));
             }
+            Some(_) => {}
         }
     }
     if !problems.is_empty() {
         return Err(Error::file(path, problems.join("; ")));
     }
-    let unused = found.keys().filter(|name| !brought_by_every_base(name));
-    Ok((kept, unused.map(|name| format!("{}: {name} is not used", path.display())).collect()))
+    let kept = found.some(wanted.iter().map(|(name, _)| name.as_str()));
+    let unused = found.names().filter(|name| kept.shape(name).is_none() && !brought_by_every_base(name));
+    let warnings = unused.map(|name| format!("{}: {name} is not used", path.display())).collect();
+    Ok((kept, warnings))
 }
 
 fn brought_by_every_base(name: &str) -> bool {

@@ -3,10 +3,7 @@
 //! A cross-encoder reads prompt and response together, every token all others, and pools one vector, of which the head's
 //! output is the reward. There is no adapter and no posterior: means only. The encoders are candle's; what stands on them is here.
 
-use super::{
-    checkpoint::{Named, folder},
-    head::{Head, Outputs},
-};
+use super::{checkpoint::folder, head::Outputs};
 use crate::{
     Error, Result,
     nn::{exact::numbers, product::product},
@@ -51,12 +48,13 @@ impl CrossEncoder {
     /// Opens a checkpoint folder.
     pub fn open(path: &Path, outputs: &Outputs, device: &Device) -> Result<Self> {
         let family = family(path)?;
-        let tensors = folder::weights(path)?;
-        let head = head(&tensors)
-            .ok_or_else(|| Error::file(path, format!("{CLASSIFIER}.weight is missing: no reward head")))?;
+        let weights = folder::weights(path)?;
+        let head = weights
+            .head(HEAD)?
+            .ok_or_else(|| Error::file(path, format!("{} is missing: no reward head", HEAD[0])))?;
         let (head, head_bias) = head.reward(outputs)?;
-        let parameters = tensors.values().map(Tensor::elem_count).sum();
-        let weights = VarBuilder::from_tensors(tensors.into_iter().collect(), DType::F32, device);
+        let parameters = weights.elements();
+        let weights = VarBuilder::from_tensors(weights.read()?, DType::F32, device);
         let body = family.load(&weights).map_err(|e| Error::file(path, first_line(&e)))?;
         let encoder = text(path, &family)?;
         Ok(Self {
@@ -94,13 +92,8 @@ fn text(path: &Path, family: &Family) -> Result<Encoder> {
     Ok(Encoder::from_folder(path, None)?.of_pairs().with_vocabulary(family.vocabulary()))
 }
 
-/// The head's module.
-const CLASSIFIER: &str = "classifier";
-
-fn head(tensors: &Named) -> Option<Head> {
-    let get = |part: &str| tensors.get(&format!("{CLASSIFIER}.{part}"))?.to_dtype(DType::F32).ok();
-    Some(Head { weight: get("weight")?, bias: get("bias") })
-}
+/// The head's names in a checkpoint.
+const HEAD: [&str; 2] = ["classifier.weight", "classifier.bias"];
 
 fn first_line(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()

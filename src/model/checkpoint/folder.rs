@@ -1,8 +1,7 @@
 //! A Hugging Face checkpoint folder: `config.json`, `model.safetensors` or shards with their index, tokenizer files.
 
-use super::{Loaded, tensors};
+use super::{Loaded, Weights, mapped};
 use crate::{Error, Result, model::config::Config, text::Encoder};
-use candle_core::Tensor;
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,20 +23,20 @@ pub fn text(folder: &Path) -> Result<(Config, Encoder)> {
 
 pub(super) fn read(folder: &Path) -> Result<Loaded> {
     let (config, encoder) = text(folder)?;
-    Ok(Loaded { encoder, tensors: weights(folder)?, config })
+    Ok(Loaded { encoder, weights: weights(folder)?, config })
 }
 
-/// All tensors, as they are stored.
-pub fn weights(folder: &Path) -> Result<BTreeMap<String, Tensor>> {
+/// All tensors, of a file or of all shards.
+pub fn weights(folder: &Path) -> Result<Weights> {
     let index = folder.join(INDEX);
     if !index.exists() {
-        return Ok(tensors::read(&folder.join(WHOLE))?.0);
+        return Ok(mapped::open(&folder.join(WHOLE))?.into());
     }
     let mut all = BTreeMap::new();
     for shard in shards(&index)? {
-        all.extend(tensors::read(&folder.join(shard))?.0);
+        all.extend(mapped::open(&folder.join(shard))?);
     }
-    Ok(all)
+    Ok(all.into())
 }
 
 #[derive(Deserialize)]

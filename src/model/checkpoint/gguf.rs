@@ -25,6 +25,6 @@ pub fn read(path: &Path) -> Result<Loaded> {
     let architecture = Architecture::of(&gguf)?;
     let config = config::read(&gguf, architecture)?;
     let encoder = Encoder::from_gguf(&gguf)?;
-    let tensors = Layout::new(architecture, &config).tensors(&gguf)?;
-    Ok(Loaded { encoder, tensors, config })
+    let weights = Layout::new(architecture, &config).tensors(&gguf)?.into();
+    Ok(Loaded { encoder, weights, config })
 }

@@ -3,6 +3,7 @@
 
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
+use half::{bf16, f16};
 use safetensors::{
     Dtype,
     tensor::{Metadata, TensorInfo},
@@ -25,8 +26,8 @@ const LONGEST_HEADER: u64 = 100_000_000;
 
 /// Reads every tensor of `path`, in the type it is stored in.
 ///
-/// Tensor by tensor, so that no more than the file's tensors and one buffer are in memory. A mapped file would do the same, but a
-/// file that is cut while it is mapped kills the process.
+/// Tensor by tensor, so that no more than the file's tensors and one buffer are in memory. What is too large for that is mapped
+/// (`mapped.rs`), which has its price.
 pub fn read(path: &Path) -> Result<Contents> {
     let mut file = File::open(path).map_err(Error::io(path))?;
     let wrong = |e: &dyn std::fmt::Display| Error::file(path, format!("not a whole safetensors file: {e}"));
@@ -57,7 +58,7 @@ pub fn read(path: &Path) -> Result<Contents> {
     Ok((tensors, header.metadata().clone().unwrap_or_default()))
 }
 
-fn stored_as(dtype: Dtype) -> Option<DType> {
+pub(super) fn stored_as(dtype: Dtype) -> Option<DType> {
     match dtype {
         Dtype::F64 => Some(DType::F64),
         Dtype::F32 => Some(DType::F32),
@@ -164,6 +165,17 @@ fn to_disk(
 fn sync_folder(path: &Path) -> Result<()> {
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io(folder))
+}
+
+/// Whether numbers are free of NaN and infinities, also in f32, told from the bytes that they are stored as.
+pub(super) fn finite(bytes: &[u8], dtype: DType) -> bool {
+    match dtype {
+        DType::F64 => bytes.as_chunks().0.iter().all(|x| (f64::from_le_bytes(*x) as f32).is_finite()),
+        DType::F32 => bytes.as_chunks().0.iter().all(|x| f32::from_le_bytes(*x).is_finite()),
+        DType::F16 => bytes.as_chunks().0.iter().all(|x| f16::from_le_bytes(*x).is_finite()),
+        DType::BF16 => bytes.as_chunks().0.iter().all(|x| bf16::from_le_bytes(*x).is_finite()),
+        _ => true,
+    }
 }
 
 /// Whether a tensor is free of NaN and infinities.
