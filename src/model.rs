@@ -96,12 +96,12 @@ impl RewardModel {
 
     /// Drops what only another assignment of the updates needs: [`RewardModel::assign`] fails from now on.
     pub fn freeze(&mut self) {
-        self.layers.iter_mut().flat_map(|layer| &mut layer.linears).for_each(Linear::freeze);
+        self.linears_mut().for_each(Linear::freeze);
     }
 
     /// Drops what only the backward needs: [`RewardModel::backward`] fails from now on.
     pub fn forward_only(&mut self) {
-        self.layers.iter_mut().flat_map(|layer| &mut layer.linears).for_each(Linear::forward_only);
+        self.linears_mut().for_each(Linear::forward_only);
     }
 
     /// Keeps at most so many bytes of activations for a backward, those of the upper layers; of the layers below a forward keeps
@@ -112,7 +112,7 @@ impl RewardModel {
 
     /// Rounds the frozen weights to eight bits, and drops what only the backward needs.
     pub fn quantize(&mut self) -> Result<()> {
-        Ok(self.layers.iter_mut().flat_map(|layer| &mut layer.linears).try_for_each(Linear::quantize)?)
+        Ok(self.linears_mut().try_for_each(Linear::quantize)?)
     }
 
     /// A reward for each pooled token, computed without keeping anything for a backward.
@@ -163,7 +163,7 @@ impl RewardModel {
 
     /// Bytes that it takes beside what models on one base share, which is the embedding.
     pub fn bytes(&self) -> usize {
-        self.layers.iter().flat_map(|layer| &layer.linears).map(Linear::bytes).sum()
+        self.layers.iter().flat_map(Layer::linears).map(Linear::bytes).sum()
     }
 
     /// Bytes of activations that are kept at most.
@@ -183,13 +183,17 @@ impl RewardModel {
 
     /// Bytes of one token's activations that a layer keeps.
     fn layer_bytes(&self) -> usize {
-        let Config { hidden_size, intermediate_size, gate, qk_norm, .. } = self.config;
+        let Config { hidden_size, intermediate_size, gate, qk_norm, mixture, .. } = self.config;
         let ((queries, keys), norms) = (self.config.head_rows(), &self.config.names.norms);
         let qkv = queries + 2 * keys;
-        // x, middle, and what is added before a norm; qkv, perhaps twice, and mixed; gate and up.
+        // x, middle, and what is added before a norm; qkv, perhaps twice, and mixed; gate and up, or
+        // what experts read.
         let after = [norms.attention_out, norms.mlp_out].iter().flatten().count();
         let attention = qkv * (1 + usize::from(qk_norm.is_some())) + queries;
-        let mlp = intermediate_size * (1 + usize::from(gate.gated));
+        let mlp = match mixture {
+            None => intermediate_size * (1 + usize::from(gate.gated)),
+            Some(_) => hidden_size,
+        };
         let numbers = (2 + after) * hidden_size + attention + mlp;
         numbers * self.dtype.size_in_bytes()
     }
@@ -259,6 +263,10 @@ impl RewardModel {
             self.head = head.clone();
         }
         Ok(())
+    }
+
+    fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.layers.iter_mut().flat_map(Layer::linears_mut)
     }
 
     fn sites(&self) -> impl Iterator<Item = (Site, &Lora)> {

@@ -1,7 +1,8 @@
 //! Forward and backward of each layer, side by side.
 //!
 //! Letters: N tokens of the packed batch, C hidden size, H heads, G key/value heads, R = H / G, D head size,
-//! T tokens of one segment, S keys that they see, F width of the MLP.
+//! T tokens of one segment, S keys that they see, F width of the MLP,
+//! or of one of its E experts, k of which a token sees.
 //!
 //! Every `*_backward` takes what its forward took, plus the gradient of its output, and returns gradients in the same
 //! order; `d` + name is the gradient of `name`. Nothing here uses candle's autograd, whose fused operations drop gradients
@@ -12,6 +13,7 @@ pub mod attention;
 pub mod contract;
 pub(crate) mod cpu;
 pub mod exact;
+pub mod experts;
 pub mod fold;
 pub mod gram;
 pub mod linear;

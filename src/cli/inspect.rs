@@ -9,12 +9,8 @@ use crate::{
     Error, Result,
     hub::Kind,
     model::{
-        ACTIVATION_BYTES,
-        adapter::Adapter,
-        checkpoint::Checkpoint,
-        cross_encoder::CrossEncoder,
-        head::Outputs,
-        site::{HEAD, Site},
+        ACTIVATION_BYTES, adapter::Adapter, checkpoint::Checkpoint, cross_encoder::CrossEncoder,
+        head::Outputs, site::HEAD,
     },
     posterior::{Form, Posterior, Target, store},
 };
@@ -187,8 +183,7 @@ impl Opened {
 
 fn checkpoint(base: &Checkpoint) -> Result<Vec<(&'static str, Value)>> {
     let config = &base.config;
-    let linears: usize =
-        Site::all(config).map(|site| site.projection.shape(config)).map(|(d_out, d_in)| d_out * d_in).sum();
+    let (linears, met) = config.linear_weights();
     let all: usize = base.weights.elements();
     let windows: Vec<usize> = config.sights.iter().filter_map(|sight| sight.window).collect();
     Ok(vec![
@@ -197,6 +192,10 @@ fn checkpoint(base: &Checkpoint) -> Result<Vec<(&'static str, Value)>> {
         ("layers", json!(config.layers)),
         ("hidden size", json!(config.hidden_size)),
         ("intermediate size", json!(config.intermediate_size)),
+        (
+            "experts",
+            json!(config.mixture.map(|m| format!("{}, {} of them for a token", m.experts, m.chosen))),
+        ),
         ("heads", json!(format!("{}, {} of keys, {} wide", config.heads, config.kv_heads, config.head_dim))),
         ("layers with a window", json!(windows.len())),
         ("vocabulary", json!(config.vocab_size)),
@@ -206,8 +205,8 @@ fn checkpoint(base: &Checkpoint) -> Result<Vec<(&'static str, Value)>> {
         ("parameters", json!(all)),
         ("memory for means", json!(SINGLE * all)),
         ("memory for variances", json!(SINGLE * (all + linears) + ACTIVATION_BYTES)),
-        ("operations a token, mean", json!(2 * linears)),
-        ("operations a token, mean and variance", json!(4 * linears)),
+        ("operations a token, mean", json!(2 * met)),
+        ("operations a token, mean and variance", json!(4 * met)),
         ("not used", json!(base.warnings.len())),
     ])
 }

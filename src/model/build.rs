@@ -4,8 +4,8 @@ use super::{
     ACTIVATION_BYTES, RewardModel,
     adapter::Adapter,
     checkpoint::{self, Checkpoint},
-    config::{Config, NormKind},
-    layer::Layer,
+    config::{Config, Mixture, NormKind},
+    layer::{Layer, Mlp},
     sink::Rows,
     site::Site,
 };
@@ -13,6 +13,7 @@ use crate::{
     Error, Result,
     nn::{
         exact::exact_type,
+        experts::{Expert, Experts},
         linear::{Frozen, Linear, Lora},
         norm::Norm,
     },
@@ -84,12 +85,16 @@ impl RewardModel {
                     let frozen = Frozen { weight: tensor(format!("{module}.weight"))?, bias };
                     Ok((frozen, lora(Site { layer: index, projection: *projection })?))
                 });
-                let mut linear = Linear::new(parts.collect::<Result<_>>()?)?;
-                linear.round(dtype)?;
-                done(&mut linear);
-                Ok(linear)
+                placed(parts.collect::<Result<_>>()?, dtype, &done)
             };
-            let linears = [linear(0)?, linear(1)?, linear(2)?, linear(3)?];
+            let attention_linears = [linear(0)?, linear(1)?];
+            let mlp = match &config.mixture {
+                None => Mlp::One { linears: [linear(2)?, linear(3)?], gate: config.gate },
+                Some(mixture) => {
+                    let place = |parts| placed(parts, dtype, &done);
+                    Mlp::Many(experts(config, mixture, &of_layer, &mut tensor, place)?)
+                }
+            };
             let mut named = |name: &str| norm(config, format!("{of_layer}.{name}"), &mut tensor);
             let norms = config.names.norms.clone().try_map(|name| name.map(&mut named).transpose())?;
             let qk_norms = match config.qk_norm {
@@ -108,9 +113,9 @@ impl RewardModel {
                 turning: attention.heads.turning(),
                 attention,
                 rotation: config.sights[index].rope,
-                gate: config.gate,
                 parallel: config.parallel,
-                linears,
+                attention_linears,
+                mlp,
                 projections: config.names.linears,
             });
         }
@@ -134,6 +139,38 @@ impl RewardModel {
             device: device.clone(),
         })
     }
+}
+
+/// Linear layers of one input, rounded to the type that they compute in; `done` hears of them.
+fn placed(parts: Vec<(Frozen, Option<Lora>)>, dtype: DType, done: impl Fn(&mut Linear)) -> Result<Linear> {
+    let mut linear = Linear::new(parts)?;
+    linear.round(dtype)?;
+    done(&mut linear);
+    Ok(linear)
+}
+
+/// The experts of a layer, none of which has an update.
+fn experts(
+    config: &Config,
+    mixture: &Mixture,
+    of_layer: &str,
+    tensor: &mut impl FnMut(String) -> Result<Tensor>,
+    place: impl Fn(Vec<(Frozen, Option<Lora>)>) -> Result<Linear>,
+) -> Result<Experts> {
+    let Mixture { names, experts, chosen, normalised } = *mixture;
+    let router = tensor(format!("{of_layer}.{}.weight", names.router))?;
+    let mut linear = |expert: usize, linears: &[&str]| {
+        let parts = linears.iter().map(|name| {
+            let weight = tensor(names.weight(of_layer, expert, name))?;
+            Ok((Frozen { weight, bias: None }, None))
+        });
+        place(parts.collect::<Result<_>>()?)
+    };
+    let expert = |expert| {
+        Ok(Expert { gate_up: linear(expert, &names.gate_up)?, down: linear(expert, &[names.down])? })
+    };
+    let experts = (0..experts).map(expert).collect::<Result<_>>()?;
+    Ok(Experts { router, experts, gate: config.gate, chosen, normalised })
 }
 
 /// A norm by the name of its module.

@@ -3,6 +3,7 @@
 //! Families differ in data alone: where norms act and of which kind, what the attention sees, which numbers turn, the MLP's
 //! activation, biases, names. One decoder ([`super::RewardModel`]) computes all of them.
 
+use super::site::Site;
 use crate::{
     Error, Result,
     nn::{
@@ -17,7 +18,7 @@ pub mod names;
 mod raw;
 pub mod rope;
 
-use names::Names;
+use names::{ExpertNames, Names};
 use rope::Rope;
 
 /// Largest number that a configuration may give for a size; a guard against overflow.
@@ -31,8 +32,9 @@ pub struct Config {
     pub vocab_size: usize,
     /// C.
     pub hidden_size: usize,
-    /// F.
+    /// F, of one expert where there are several.
     pub intermediate_size: usize,
+    pub mixture: Option<Mixture>,
     pub layers: usize,
     /// H.
     pub heads: usize,
@@ -94,6 +96,18 @@ pub struct Sight {
     pub rope: usize,
 }
 
+/// Experts in place of every layer's MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mixture {
+    pub names: &'static ExpertNames,
+    /// E.
+    pub experts: usize,
+    /// k.
+    pub chosen: usize,
+    /// Whether the weights of the chosen add up to 1.
+    pub normalised: bool,
+}
+
 /// Which linear layers have a bias.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Biases {
@@ -121,6 +135,7 @@ impl Config {
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),
+            ("num_experts", self.mixture.map_or(1, |mixture| mixture.experts)),
             ("num_hidden_layers", self.layers),
             ("num_attention_heads", self.heads),
             ("num_key_value_heads", self.kv_heads),
@@ -129,6 +144,11 @@ impl Config {
         ];
         if let Some((name, size)) = sizes.iter().find(|(_, size)| !(1..=LARGEST).contains(size)) {
             return Err(format!("{name}: {size} is not between 1 and {LARGEST}"));
+        }
+        if let Some(Mixture { experts, chosen, .. }) = self.mixture
+            && !(1..=experts).contains(&chosen)
+        {
+            return Err(format!("num_experts_per_tok: {chosen} is not between 1 and {experts}"));
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
             let (heads, groups) = (self.heads, self.kv_heads);
@@ -206,8 +226,32 @@ impl Config {
                     }
                 }
             }
+            all.extend(self.expert_tensors(&of_layer));
         }
         all
+    }
+
+    /// Those of a layer's router and experts, where it has them.
+    fn expert_tensors(&self, of_layer: &str) -> Vec<(String, Vec<usize>)> {
+        let Some(Mixture { names, experts, .. }) = self.mixture else { return Vec::new() };
+        let (hidden, wide) = (self.hidden_size, self.intermediate_size);
+        let mut all = vec![(format!("{of_layer}.{}.weight", names.router), vec![experts, hidden])];
+        for expert in 0..experts {
+            let mut push = |name, shape| all.push((names.weight(of_layer, expert, name), shape));
+            names.gate_up.iter().for_each(|name| push(name, vec![wide, hidden]));
+            push(names.down, vec![hidden, wide]);
+        }
+        all
+    }
+
+    /// Numbers in the weights of all linear layers, and in those that one token meets.
+    pub fn linear_weights(&self) -> (usize, usize) {
+        let size = |(d_out, d_in): (usize, usize)| d_out * d_in;
+        let everywhere: usize = Site::all(self).map(|site| size(site.projection.shape(self))).sum();
+        let Some(Mixture { experts, chosen, .. }) = self.mixture else { return (everywhere, everywhere) };
+        let router = self.layers * experts * self.hidden_size;
+        let expert = self.layers * 3 * self.hidden_size * self.intermediate_size;
+        (everywhere + router + experts * expert, everywhere + router + chosen * expert)
     }
 }
 

@@ -1,4 +1,5 @@
-//! One decoder layer: x + o(attention(norm(x))), then + down(gate(norm(·))); its backward in reverse order.
+//! One decoder layer: x + o(attention(norm(x))), then + down(gate(norm(·))), or what experts make of it; its backward in reverse
+//! order.
 //!
 //! Norms may act before attention and MLP, on what they add, or on both; and both may read the layer's input and add up
 //! ([`Config`]). Of the last layer only the pooled tokens are read, and the same holds for everything in it that follows the
@@ -13,6 +14,7 @@ use crate::Result;
 use crate::nn::{
     attention::Attention,
     exact::exact,
+    experts::Experts,
     linear::{Linear, Lora},
     mlp::Gate,
     norm::Norm,
@@ -83,13 +85,22 @@ pub(super) struct Layer {
     /// Where the heads begin that turn, and by which of the batch's rotations.
     pub turning: Vec<usize>,
     pub rotation: usize,
-    pub gate: Gate,
     /// Whether the MLP reads the layer's input, not what the attention made of it.
     pub parallel: bool,
-    /// Of the attention's input, its output, the MLP's input and its output.
-    pub linears: [Linear; 4],
-    /// The projections of each.
+    /// Of the attention's input, and of its output.
+    pub attention_linears: [Linear; 2],
+    pub mlp: Mlp,
+    /// The projections of the attention's linear layers and of the MLP's: those that may have updates.
     pub projections: [&'static [Projection]; 4],
+}
+
+/// What follows the attention.
+#[derive(Debug, Clone)]
+pub(super) enum Mlp {
+    /// Its input's linear layers, and its output's.
+    One { linears: [Linear; 2], gate: Gate },
+    /// Without updates.
+    Many(Experts),
 }
 
 /// What the backward reads again. Norms of the residual, the gated activation and the attention's probabilities are cheap to
@@ -108,8 +119,8 @@ pub(super) struct Trace {
     added: [Option<Tensor>; 2],
     /// After the attention's residual, (R, C)
     middle: Tensor,
-    /// (R, 2 F), or (R, F) without a gate.
-    gate_up: Tensor,
+    /// What the MLP's activation reads, (R, 2 F), or (R, F) without a gate; what experts read, (R, C).
+    inner: Tensor,
 }
 
 /// Gradients from which that of the input is formed, where it is wanted.
@@ -131,7 +142,7 @@ impl Trace {
             mixed: gather(&self.mixed, computed)?,
             added: [some(&self.added[0], computed)?, some(&self.added[1], computed)?],
             middle: gather(&self.middle, computed)?,
-            gate_up: gather(&self.gate_up, computed)?,
+            inner: gather(&self.inner, computed)?,
         })
     }
 }
@@ -139,7 +150,7 @@ impl Trace {
 impl Layer {
     /// (N, C) -> (R, C), with what [`Layer::backward`] reads.
     pub fn forward(&self, x: &Tensor, batch: &Batch) -> Result<(Tensor, Trace)> {
-        let [to_qkv, o, to_gate_up, down] = &self.linears;
+        let [to_qkv, o] = &self.attention_linears;
         let of_all = to_qkv.forward(&normed(&self.norms.attention_in, x)?)?;
         let (qkv, raw) = match &self.qk_norms {
             Some(norms) => (self.qk_normed(&of_all, norms)?, Some(of_all)),
@@ -150,41 +161,53 @@ impl Layer {
         let input = batch.pick(self.rows, x)?;
         let (middle, by_attention) = added(o, &mixed, &input, &self.norms.attention_out)?;
         let read = if self.parallel { &input } else { &middle };
-        let gate_up = to_gate_up.forward(&normed(&self.norms.mlp_in, read)?)?;
-        let (y, by_mlp) = added(down, &self.gate.forward(&gate_up)?, &middle, &self.norms.mlp_out)?;
+        let read = normed(&self.norms.mlp_in, read)?;
+        let ((y, by_mlp), inner) = match &self.mlp {
+            Mlp::One { linears: [to_gate_up, down], gate } => {
+                let gate_up = to_gate_up.forward(&read)?;
+                (added(down, &gate.forward(&gate_up)?, &middle, &self.norms.mlp_out)?, gate_up)
+            }
+            Mlp::Many(experts) => (summed(experts.forward(&read)?, &middle, &self.norms.mlp_out)?, read),
+        };
         let added = [by_attention, by_mlp];
-        Ok((y, Trace { x: x.clone(), raw, qkv, mixed, added, middle, gate_up }))
+        Ok((y, Trace { x: x.clone(), raw, qkv, mixed, added, middle, inner }))
     }
 
     /// Shows every site with an update to `sink`, given the gradient of the output, (R, C).
     pub fn backward(&self, trace: &Trace, batch: &Batch, dy: &Tensor, sink: &mut dyn Sink) -> Result<Below> {
-        let [_, o, to_gate_up, down] = &self.linears;
-        let Trace { x, raw, qkv, mixed, added: [by_attention, by_mlp], middle, gate_up } = trace;
+        let Trace { x, raw, qkv, mixed, added: [by_attention, by_mlp], middle, inner } = trace;
         let g = before(&self.norms.mlp_out, by_mlp, dy)?;
-        let (dgate_up, act) = self.gate.backward(gate_up, &down.backward(&g)?)?;
-        self.show(3, &act, &g, sink)?;
-        drop(act);
         let read = if self.parallel { &batch.pick(self.rows, x)? } else { middle };
-        self.show(2, &normed(&self.norms.mlp_in, read)?, &dgate_up, sink)?;
+        let dn = match &self.mlp {
+            Mlp::One { linears: [to_gate_up, down], gate } => {
+                let (dgate_up, act) = gate.backward(inner, &down.backward(&g)?)?;
+                self.show(3, down, &act, &g, sink)?;
+                drop(act);
+                self.show(2, to_gate_up, &normed(&self.norms.mlp_in, read)?, &dgate_up, sink)?;
+                to_gate_up.backward(&dgate_up)?
+            }
+            Mlp::Many(experts) => experts.backward(inner, &g)?,
+        };
         // The residual that the MLP adds to, and what it reads: the same but for a parallel layer.
-        let beside = through(&self.norms.mlp_in, read, &to_gate_up.backward(&dgate_up)?, dy)?;
+        let beside = through(&self.norms.mlp_in, read, &dn, dy)?;
         let dmiddle = if self.parallel { dy } else { &beside };
         let g = before(&self.norms.attention_out, by_attention, dmiddle)?;
-        self.show(1, mixed, &g, sink)?;
+        let [to_qkv, o] = &self.attention_linears;
+        self.show(1, o, mixed, &g, sink)?;
         let dqkv = self.attention.backward(qkv, batch.queries(self.rows), &o.backward(&g)?)?;
         let dqkv = batch.rotations[self.rotation].apply_backward(dqkv, &self.turning)?;
         let dqkv = match (&self.qk_norms, raw) {
             (Some(norms), Some(raw)) => self.before_qk_norms(raw, dqkv, norms)?,
             _ => dqkv,
         };
-        self.show(0, &normed(&self.norms.attention_in, x)?, &dqkv, sink)?;
+        self.show(0, to_qkv, &normed(&self.norms.attention_in, x)?, &dqkv, sink)?;
         Ok(Below { dqkv, beside })
     }
 
     /// Gradient of the input, (N, C).
     pub fn input_gradient(&self, trace: &Trace, batch: &Batch, below: Below) -> Result<Tensor> {
         let x = &trace.x;
-        let dn = self.linears[0].backward(&below.dqkv)?;
+        let dn = self.attention_linears[0].backward(&below.dqkv)?;
         through(&self.norms.attention_in, x, &dn, &batch.spread(self.rows, below.beside, x)?)
     }
 
@@ -222,8 +245,7 @@ impl Layer {
     }
 
     /// Shows the linear layers of one input and their output gradients.
-    fn show(&self, group: usize, x: &Tensor, g: &Tensor, sink: &mut dyn Sink) -> Result<()> {
-        let linear = &self.linears[group];
+    fn show(&self, group: usize, linear: &Linear, x: &Tensor, g: &Tensor, sink: &mut dyn Sink) -> Result<()> {
         if !linear.has_lora() {
             return Ok(());
         }
@@ -235,7 +257,7 @@ impl Layer {
 
     /// The updates, by projection.
     pub fn updates(&self) -> impl Iterator<Item = (Projection, &Lora)> {
-        let groups = self.projections.into_iter().zip(&self.linears);
+        let groups = self.projections.into_iter().zip(self.linears());
         groups.flat_map(|(projections, linear)| {
             let updates = projections.iter().zip(linear.parts());
             updates.filter_map(|(projection, (_, lora))| Some((*projection, lora?)))
@@ -244,7 +266,7 @@ impl Layer {
 
     /// Puts other updates on some projections.
     pub fn assign(&mut self, updates: &[(Projection, Lora)]) -> Result<()> {
-        for (projections, linear) in self.projections.iter().zip(&mut self.linears) {
+        for (projections, linear) in self.projections.into_iter().zip(self.linears_mut()) {
             let index = |p: &Projection| projections.iter().position(|other| other == p);
             let changed: Vec<(usize, Lora)> =
                 updates.iter().filter_map(|(p, lora)| Some((index(p)?, lora.clone()))).collect();
@@ -256,7 +278,24 @@ impl Layer {
     }
 
     pub fn has_lora(&self) -> bool {
-        self.linears.iter().any(Linear::has_lora)
+        self.linears().any(Linear::has_lora)
+    }
+
+    /// In the order of the projections, experts last.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+        let of_mlp: Box<dyn Iterator<Item = &Linear>> = match &self.mlp {
+            Mlp::One { linears, .. } => Box::new(linears.iter()),
+            Mlp::Many(experts) => Box::new(experts.linears()),
+        };
+        self.attention_linears.iter().chain(of_mlp)
+    }
+
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let of_mlp: Box<dyn Iterator<Item = &mut Linear>> = match &mut self.mlp {
+            Mlp::One { linears, .. } => Box::new(linears.iter_mut()),
+            Mlp::Many(experts) => Box::new(experts.linears_mut()),
+        };
+        self.attention_linears.iter_mut().chain(of_mlp)
     }
 }
 
@@ -267,12 +306,17 @@ fn normed(norm: &Option<Norm>, x: &Tensor) -> Result<Tensor> {
 
 /// `to` plus the linear layer's output, or plus its norm; with the output itself where its norm's backward reads it.
 fn added(linear: &Linear, x: &Tensor, to: &Tensor, norm: &Option<Norm>) -> Result<(Tensor, Option<Tensor>)> {
+    match norm {
+        None => Ok((linear.forward_added(x, to)?, None)),
+        Some(_) => summed(linear.forward(x)?, to, norm),
+    }
+}
+
+/// The same of an output that is there.
+fn summed(y: Tensor, to: &Tensor, norm: &Option<Norm>) -> Result<(Tensor, Option<Tensor>)> {
     Ok(match norm {
-        None => (linear.forward_added(x, to)?, None),
-        Some(norm) => {
-            let y = linear.forward(x)?;
-            ((to + norm.forward(&y)?)?, Some(y))
-        }
+        None => ((to + y)?, None),
+        Some(norm) => ((to + norm.forward(&y)?)?, Some(y)),
     })
 }
 

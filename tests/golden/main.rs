@@ -35,7 +35,7 @@ mod batches;
 mod gguf;
 mod sketch;
 
-const CASES: [&str; 19] = [
+const CASES: [&str; 22] = [
     "llama-0",
     "llama-1",
     "llama-2",
@@ -55,6 +55,9 @@ const CASES: [&str; 19] = [
     "qwen2-1",
     "qwen3-1",
     "gpt_neox-2",
+    "mixtral-0",
+    "qwen3_moe-0",
+    "qwen3_moe-1",
 ];
 const NO_LIMIT: Limit = Limit { max_length: usize::MAX, truncation: None };
 

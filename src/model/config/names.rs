@@ -25,6 +25,23 @@ impl Names {
     }
 }
 
+/// What a mixture of experts is called within a layer.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ExpertNames {
+    pub router: &'static str,
+    /// Before the number of an expert.
+    pub experts: &'static str,
+    pub gate_up: [&'static str; 2],
+    pub down: &'static str,
+}
+
+impl ExpertNames {
+    /// The weight of one of an expert's linear layers.
+    pub fn weight(&self, of_layer: &str, expert: usize, linear: &str) -> String {
+        format!("{of_layer}.{}.{expert}.{linear}.weight", self.experts)
+    }
+}
+
 /// Something for each place in a layer where a norm may act.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Norms<T> {
@@ -68,6 +85,23 @@ pub const LLAMA: Names = Names {
 
 /// Phi-3: as llama, with q, k and v in one matrix, and gate and up in one.
 pub const PHI3: Names = Names { linears: [&[Qkv], &[O], &[GateUp], &[Down]], ..LLAMA };
+
+/// Families with experts: as llama, with updates of the attention alone.
+pub const MIXTURE: Names = Names { linears: [&[Q, K, V], &[O], &[], &[]], ..LLAMA };
+
+pub const QWEN3_EXPERTS: ExpertNames = ExpertNames {
+    router: "mlp.gate",
+    experts: "mlp.experts",
+    gate_up: ["gate_proj", "up_proj"],
+    down: "down_proj",
+};
+
+pub const MIXTRAL_EXPERTS: ExpertNames = ExpertNames {
+    router: "block_sparse_moe.gate",
+    experts: "block_sparse_moe.experts",
+    gate_up: ["w1", "w3"],
+    down: "w2",
+};
 
 /// Gemma 2 and 3: norms before and behind both.
 pub const GEMMA: Names = Names {

@@ -4,8 +4,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
-    Biases, Config, NormKind, QkNorm, Sight,
-    names::{GEMMA, GPT_NEOX, LLAMA, Names, OLMO2, PHI3},
+    Biases, Config, Mixture, NormKind, QkNorm, Sight,
+    names::{
+        ExpertNames, GEMMA, GPT_NEOX, LLAMA, MIXTRAL_EXPERTS, MIXTURE, Names, OLMO2, PHI3, QWEN3_EXPERTS,
+    },
     rope::{Rope, Scaling},
 };
 use crate::nn::{
@@ -14,7 +16,8 @@ use crate::nn::{
 };
 
 /// Families that are read.
-const FAMILIES: &str = "llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, gpt_neox, phi3, olmo2";
+const FAMILIES: &str =
+    "llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, gemma, gemma2, gemma3_text, gpt_neox, phi3, olmo2";
 
 #[derive(Deserialize)]
 struct Raw {
@@ -51,6 +54,13 @@ struct Raw {
     layer_types: Option<Vec<String>>,
     use_parallel_residual: Option<bool>,
     use_bidirectional_attention: Option<bool>,
+    #[serde(alias = "num_local_experts")]
+    num_experts: Option<usize>,
+    num_experts_per_tok: Option<usize>,
+    moe_intermediate_size: Option<usize>,
+    norm_topk_prob: Option<bool>,
+    decoder_sparse_step: Option<usize>,
+    mlp_only_layers: Option<Vec<usize>>,
 }
 
 /// What a family is, beside what its configuration says.
@@ -62,6 +72,8 @@ struct Family {
     biases: Biases,
     order: Order,
     parallel: bool,
+    /// What its experts are called, and whether their weights add up to 1 where the configuration does not say.
+    experts: Option<(&'static ExpertNames, bool)>,
     scaled_embedding: bool,
     /// Which layers see a window where the configuration lists no kinds of layers.
     windows: fn(&Raw, usize) -> bool,
@@ -88,6 +100,7 @@ impl Raw {
             biases: Biases { qkv: attention_bias, o: attention_bias, mlp: self.mlp_bias },
             order: Order::ByKind,
             parallel: false,
+            experts: None,
             scaled_embedding: false,
             windows: |_, _| false,
             theta: 1e4,
@@ -101,8 +114,22 @@ impl Raw {
         Ok(match self.model_type.as_str() {
             "llama" => llama,
             "mistral" => Family { windows: always, ..llama },
+            "mixtral" => Family {
+                names: &MIXTURE,
+                experts: Some((&MIXTRAL_EXPERTS, true)),
+                windows: always,
+                theta: 1e6,
+                ..llama
+            },
             "qwen2" => Family { biases: Biases { qkv: true, ..Biases::default() }, windows: after, ..llama },
             "qwen3" => Family { qk_norm: Some(QkNorm::Head), windows: after, ..llama },
+            "qwen3_moe" => Family {
+                names: &MIXTURE,
+                experts: Some((&QWEN3_EXPERTS, false)),
+                qk_norm: Some(QkNorm::Head),
+                windows: |raw, _| raw.use_sliding_window == Some(true),
+                ..llama
+            },
             "phi3" => Family {
                 names: &PHI3,
                 windows: always,
@@ -152,12 +179,15 @@ impl Raw {
         let sights = sights.collect::<Result<_, String>>()?;
         let scale = self.query_pre_attn_scalar.unwrap_or(head_dim as f64).sqrt().recip();
         let gemma2 = self.model_type == "gemma2";
+        let mixture = self.mixture(&family)?;
+        let expert_size = self.moe_intermediate_size.filter(|_| mixture.is_some());
         Ok(Config {
             gate: self.gate(&family)?,
+            mixture,
             family: self.model_type,
             vocab_size: self.vocab_size,
             hidden_size: self.hidden_size,
-            intermediate_size: self.intermediate_size,
+            intermediate_size: expert_size.unwrap_or(self.intermediate_size),
             layers: self.num_hidden_layers,
             heads,
             kv_heads: self.num_key_value_heads.unwrap_or(heads),
@@ -180,6 +210,25 @@ impl Raw {
             parallel: family.parallel,
             embedding_scale: if family.scaled_embedding { (self.hidden_size as f64).sqrt() } else { 1.0 },
         })
+    }
+
+    /// The family's experts, of which every layer must have some.
+    fn mixture(&self, family: &Family) -> Result<Option<Mixture>, String> {
+        let Some((names, normalised)) = family.experts else { return Ok(None) };
+        if self.decoder_sparse_step.unwrap_or(1) != 1
+            || self.mlp_only_layers.iter().flatten().next().is_some()
+        {
+            return Err(
+                "decoder_sparse_step, mlp_only_layers: layers without experts are not supported".into()
+            );
+        }
+        let given = |number: Option<usize>, key: &str| number.ok_or_else(|| format!("{key}: missing"));
+        Ok(Some(Mixture {
+            names,
+            experts: given(self.num_experts, "num_experts")?,
+            chosen: given(self.num_experts_per_tok, "num_experts_per_tok")?,
+            normalised: self.norm_topk_prob.unwrap_or(normalised),
+        }))
     }
 
     /// The family's gate with the activation that the configuration names.
@@ -367,6 +416,15 @@ mod tests {
             (json!({"hidden_size": "x"}), "invalid type: string \"x\""),
             (json!({"model_type": "mistral", "sliding_window": 0}), "sliding_window: 0"),
             (json!({"layer_types": ["full_attention"]}), "layer_types: 1 for 2 layers"),
+            (json!({"model_type": "mixtral"}), "num_experts: missing"),
+            (
+                json!({"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 5}),
+                "num_experts_per_tok: 5 is not between 1 and 4",
+            ),
+            (
+                json!({"model_type": "qwen3_moe", "mlp_only_layers": [1]}),
+                "decoder_sparse_step, mlp_only_layers: layers without experts",
+            ),
             (json!({"layer_types": ["linear_attention", "x"]}), "layer_types: `linear_attention`"),
         ];
         for (change, want) in table {
