@@ -1,10 +1,13 @@
 //! A GGUF file's table of contents: values by key, tensors by name. What is missing or of another kind is an error that
 //! names file and key.
 
-use crate::{Error, Result};
+use crate::{Error, Result, stamp::Stamp};
 use candle_core::{
     Device, Tensor,
-    quantized::gguf_file::{Content, Value},
+    quantized::{
+        GgmlDType,
+        gguf_file::{Content, Value},
+    },
 };
 use std::{
     fs::File,
@@ -40,18 +43,40 @@ const OTHER_TYPES: &str = "hint: convert it to F16, Q8_0, Q4_1 or a K-quant";
 pub struct Gguf {
     path: PathBuf,
     content: Content,
+    /// What its file was, where there is one.
+    stamp: Option<Stamp>,
 }
 
 impl Gguf {
     pub fn open(path: &Path) -> Result<Self> {
-        let mut reader = BufReader::new(File::open(path).map_err(Error::io(path))?);
-        let content =
-            Content::read(&mut reader).map_err(|e| Error::file(path, unreadable(&first_line(&e))))?;
-        Ok(Self::new(path, content))
+        let file = File::open(path).map_err(Error::io(path))?;
+        let stamp = Stamp::of(&file, path)?;
+        let content = Content::read(&mut BufReader::new(file))
+            .map_err(|e| Error::file(path, unreadable(&first_line(&e))))?;
+        let gguf = Self { stamp: Some(stamp), ..Self::new(path, content) };
+        gguf.check(stamp.length)?;
+        Ok(gguf)
+    }
+
+    /// Whether every tensor lies in the file, and has a type that candle expands.
+    fn check(&self, length: u64) -> Result<()> {
+        for (name, info) in &self.content.tensor_infos {
+            let dtype = info.ggml_dtype;
+            if matches!(dtype, GgmlDType::Q8_1 | GgmlDType::Q8K) {
+                return Err(self.wrong(name, format!("type {dtype:?} is not supported ({OTHER_TYPES})")));
+            }
+            let bytes = info.shape.elem_count() / dtype.block_size() * dtype.type_size();
+            let parts = [self.content.tensor_data_offset, info.offset, bytes as u64];
+            let end = parts.into_iter().try_fold(0u64, u64::checked_add);
+            if end.is_none_or(|end| end > length) {
+                return Err(self.wrong(name, "not a whole GGUF file: it ends before the tensor does"));
+            }
+        }
+        Ok(())
     }
 
     pub fn new(path: &Path, content: Content) -> Self {
-        Self { path: path.to_owned(), content }
+        Self { path: path.to_owned(), content, stamp: None }
     }
 
     pub fn path(&self) -> &Path {
@@ -141,10 +166,11 @@ impl Gguf {
         self.content.tensor_infos.get(tensor).map(|info| info.shape.dims())
     }
 
-    /// Reads and expands a tensor, if the file has it.
+    /// Reads and expands a tensor, if the file has it and is what it was.
     pub fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
         let Some(info) = self.content.tensor_infos.get(name) else { return Ok(None) };
         let mut file = File::open(&self.path).map_err(Error::io(&self.path))?;
+        self.stamp.map_or(Ok(()), |stamp| stamp.check(&file, &self.path))?;
         let quantised = info.read(&mut file, self.content.tensor_data_offset, &Device::Cpu);
         let tensor = quantised.and_then(|tensor| tensor.dequantize(&Device::Cpu));
         tensor.map(Some).map_err(|e| self.wrong(name, first_line(&e)))

@@ -31,6 +31,7 @@
 //! | [`cli`] | a subcommand per file |
 //! | [`telemetry`] | logs, metrics and traces |
 //! | [`digest`] | digests as text |
+//! | [`stamp`] | whether a file is still what it was |
 //! | [`allocator`] | settings of the program's allocator |
 //!
 //! Formulas and their sources are in `docs/maths.md`, files and commands in `docs/formats.md`.
@@ -56,6 +57,7 @@ pub mod plot;
 pub mod posterior;
 pub mod score;
 pub mod shift;
+pub mod stamp;
 pub mod telemetry;
 pub mod text;
 pub mod train;

@@ -124,6 +124,10 @@ impl Bench {
     /// The model, and the linear layers that its adapter changes.
     fn subject(&self) -> Result<(Subject, Vec<Projection>)> {
         let opened = self.open()?;
+        if opened.base.config.mixture.is_some() {
+            let why = "what a pass over a mixture of experts takes depends on what its router chooses";
+            return Err(Error::Usage(format!("--model: no limit is known to measure against: {why}")));
+        }
         let targets = match &opened.adapter {
             Some(adapter) => adapter.spec.targets.clone(),
             None => Projection::ALL.to_vec(),

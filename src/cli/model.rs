@@ -68,7 +68,8 @@ impl BaseArgs {
     /// Opens the base, and says on standard error what of it is not used.
     pub fn open(&self) -> Result<Checkpoint> {
         let path = self.path()?;
-        let base = Checkpoint { outputs: self.outputs()?, ..Checkpoint::open(&path)? };
+        let mut base = Checkpoint::open(&path)?;
+        base.outputs = self.outputs()?;
         base.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         Ok(base)
     }
@@ -220,10 +221,10 @@ impl Opened {
         Ok(Self { base, adapter, folder, model })
     }
 
-    /// The same for scoring alone: the model takes the base's tensors.
-    pub fn frozen(mut base: Checkpoint, folder: Option<PathBuf>, backend: &Backend) -> Result<Self> {
+    /// The same for scoring alone.
+    pub fn frozen(base: Checkpoint, folder: Option<PathBuf>, backend: &Backend) -> Result<Self> {
         let (adapter, folder) = adapter(&base, folder)?;
-        let model = RewardModel::frozen(&mut base, adapter.as_ref(), backend.dtype, &backend.device)?;
+        let model = RewardModel::frozen(&base, adapter.as_ref(), backend.dtype, &backend.device)?;
         Ok(Self { base, adapter, folder, model })
     }
 

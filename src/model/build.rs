@@ -3,7 +3,7 @@
 use super::{
     ACTIVATION_BYTES, RewardModel,
     adapter::Adapter,
-    checkpoint::{self, Checkpoint},
+    checkpoint::Checkpoint,
     config::{Config, Mixture, NormKind},
     layer::{Layer, Mlp},
     sink::Rows,
@@ -26,27 +26,23 @@ impl RewardModel {
     /// In bf16 and f16 the products of the frozen weights are in half precision, as are the activations between them; updates are
     /// merged before they are rounded, and norms, attention, head, low-rank factors and Jacobians are in f32.
     pub fn new(base: &Checkpoint, adapter: Option<&Adapter>, dtype: DType, device: &Device) -> Result<Self> {
-        let get = |name: &str| base.weights.get(name);
-        Self::build(base, get, adapter, (dtype, device), |_| {})
+        Self::build(base, adapter, (dtype, device), |_| {})
     }
 
-    /// As [`RewardModel::new`], for a model whose updates do not change any more ([`RewardModel::freeze`]): takes each of the
-    /// base's tensors as it goes, so that the base is not in memory twice.
+    /// As [`RewardModel::new`], for a model whose updates do not change any more ([`RewardModel::freeze`]): what only a change needs is
+    /// dropped as it goes.
     pub fn frozen(
-        base: &mut Checkpoint,
+        base: &Checkpoint,
         adapter: Option<&Adapter>,
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        let head = base.weights.some(checkpoint::HEAD);
-        let mut weights = std::mem::replace(&mut base.weights, head);
-        Self::build(base, |name| weights.take(name), adapter, (dtype, device), Linear::freeze)
+        Self::build(base, adapter, (dtype, device), Linear::freeze)
     }
 
     /// Builds layer by layer; `done` hears of each linear layer.
     fn build(
         base: &Checkpoint,
-        mut get: impl FnMut(&str) -> Result<Option<Tensor>>,
         adapter: Option<&Adapter>,
         (dtype, device): (DType, &Device),
         done: impl Fn(&mut Linear),
@@ -64,12 +60,15 @@ impl RewardModel {
         let place = |t: &Tensor| t.to_dtype(exact_type(dtype))?.to_device(device);
         let (head, head_bias) = head.reward(&base.outputs)?;
         let trained = |name: &str| adapter.and_then(|adapter| Some(adapter.replaced.get(name)?.1.clone()));
-        let mut stored = |name: &str| {
-            let tensor = trained(name).map_or_else(|| get(name), |trained| Ok(Some(trained)))?;
-            tensor.ok_or_else(|| Error::Usage(format!("{name} is missing")))
+        let missing = |name: &str| Error::Usage(format!("{name} is missing"));
+        let tensor = |name: String| {
+            let stored =
+                trained(&name).map_or_else(|| base.weights.get(&name), |trained| Ok(Some(trained)))?;
+            Ok(place(&stored.ok_or_else(|| missing(&name))?)?)
         };
-        let embedding = stored(config.names.embedding)?.to_device(device)?;
-        let mut tensor = |name: String| Ok(place(&stored(&name)?)?);
+        let name = config.names.embedding;
+        let embedding = trained(name).map_or_else(|| base.embedding(), |trained| Ok(Some(trained)))?;
+        let embedding = embedding.ok_or_else(|| missing(name))?.to_device(device)?;
         let lora = |site: Site| -> Result<Option<Lora>> {
             let lora = adapter.and_then(|adapter| adapter.lora.get(&site));
             lora.map(|lora| lora.try_map(place)).transpose().map_err(Error::Compute)
@@ -78,7 +77,7 @@ impl RewardModel {
         for index in 0..config.layers {
             let of_layer = format!("{}.{index}", config.names.layers);
             let biased = config.biases.by_input();
-            let mut linear = |at: usize| -> Result<Linear> {
+            let linear = |at: usize| -> Result<Linear> {
                 let parts = config.names.linears[at].iter().map(|projection| {
                     let module = format!("{of_layer}.{}", projection.module());
                     let bias = biased[at].then(|| tensor(format!("{module}.bias"))).transpose()?;
@@ -92,11 +91,11 @@ impl RewardModel {
                 None => Mlp::One { linears: [linear(2)?, linear(3)?], gate: config.gate },
                 Some(mixture) => {
                     let place = |parts| placed(parts, dtype, &done);
-                    Mlp::Many(experts(config, mixture, &of_layer, &mut tensor, place)?)
+                    Mlp::Many(experts(config, mixture, &of_layer, &tensor, place)?)
                 }
             };
-            let mut named = |name: &str| norm(config, format!("{of_layer}.{name}"), &mut tensor);
-            let norms = config.names.norms.clone().try_map(|name| name.map(&mut named).transpose())?;
+            let named = |name: &str| norm(config, format!("{of_layer}.{name}"), &tensor);
+            let norms = config.names.norms.clone().try_map(|name| name.map(&named).transpose())?;
             let qk_norms = match config.qk_norm {
                 Some(_) => {
                     let [queries, keys] = config.names.queries_and_keys;
@@ -129,7 +128,7 @@ impl RewardModel {
         Ok(Self {
             embedding,
             layers,
-            norm: norm(config, config.names.norm.into(), &mut tensor)?,
+            norm: norm(config, config.names.norm.into(), &tensor)?,
             head: place(&head)?,
             head_bias,
             head_trainable,
@@ -154,12 +153,12 @@ fn experts(
     config: &Config,
     mixture: &Mixture,
     of_layer: &str,
-    tensor: &mut impl FnMut(String) -> Result<Tensor>,
+    tensor: &impl Fn(String) -> Result<Tensor>,
     place: impl Fn(Vec<(Frozen, Option<Lora>)>) -> Result<Linear>,
 ) -> Result<Experts> {
     let Mixture { names, experts, chosen, normalised } = *mixture;
     let router = tensor(format!("{of_layer}.{}.weight", names.router))?;
-    let mut linear = |expert: usize, linears: &[&str]| {
+    let linear = |expert: usize, linears: &[&str]| {
         let parts = linears.iter().map(|name| {
             let weight = tensor(names.weight(of_layer, expert, name))?;
             Ok((Frozen { weight, bias: None }, None))
@@ -174,7 +173,7 @@ fn experts(
 }
 
 /// A norm by the name of its module.
-fn norm(config: &Config, name: String, tensor: &mut impl FnMut(String) -> Result<Tensor>) -> Result<Norm> {
+fn norm(config: &Config, name: String, tensor: &impl Fn(String) -> Result<Tensor>) -> Result<Norm> {
     let weight = tensor(format!("{name}.weight"))?;
     let (weight, bias) = match config.norm {
         NormKind::Rms => (weight, None),

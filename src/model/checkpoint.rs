@@ -1,6 +1,7 @@
 //! A base model as users bring it: weights, configuration and text handling, from a Hugging Face folder or a GGUF file.
 //!
-//! Weights go by Hugging Face's names. Everything that is missing, misshaped or not finite is reported at once; what belongs nowhere is a warning, save what every base brings
+//! Weights go by Hugging Face's names, and are read from their files when they are asked for. Everything that is missing,
+//! misshaped or (in safetensors) not finite is reported at once, on opening; what belongs nowhere is a warning, save what every base brings
 //! and a reward model does not use (its `lm_head`, old buffers).
 
 use super::{
@@ -14,9 +15,8 @@ use crate::{
 };
 use candle_core::Tensor;
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 pub(super) mod folder;
@@ -40,6 +40,7 @@ pub struct Checkpoint {
     pub encoder: Arc<Encoder>,
     /// Those of [`Config::tensors`] and, where there is one, the head.
     pub weights: Weights,
+    embedding: Arc<OnceLock<Tensor>>,
     /// What the checkpoint holds without being used.
     pub warnings: Vec<String>,
     /// The checkpoint's folder, where it is one.
@@ -66,12 +67,22 @@ impl Checkpoint {
         let encoder = Arc::new(encoder.with_vocabulary(config.vocab_size));
         let folder = path.is_dir().then(|| path.to_owned());
         let outputs = Outputs::default();
-        Ok(Self { name: name_of(path), config, encoder, weights, warnings, folder, outputs })
+        let embedding = Arc::default();
+        Ok(Self { name: name_of(path), config, encoder, weights, embedding, warnings, folder, outputs })
     }
 
     /// What turns text into its tokens, and how many it takes.
     pub fn reader(&self) -> Reader {
         Reader { encoder: Arc::clone(&self.encoder), max_length: self.config.max_length }
+    }
+
+    /// The token embedding, (V, C), once for all models on this base.
+    pub fn embedding(&self) -> Result<Option<Tensor>> {
+        if let Some(embedding) = self.embedding.get() {
+            return Ok(Some(embedding.clone()));
+        }
+        let embedding = self.weights.get(self.config.names.embedding)?;
+        Ok(embedding.map(|embedding| self.embedding.get_or_init(|| embedding).clone()))
     }
 
     /// The reward head, where the base has one.
@@ -99,9 +110,6 @@ struct Loaded {
     encoder: Encoder,
     weights: Weights,
 }
-
-/// Tensors by their names.
-pub(super) type Named = BTreeMap<String, Tensor>;
 
 /// Keeps what the model needs, and says what else there is.
 fn checked(path: &Path, config: &Config, found: &Weights) -> Result<(Weights, Vec<String>)> {

@@ -51,6 +51,8 @@ fn a_base_alone_is_measured_with_a_fresh_adapter() {
     assert!(text.contains("of a stand-in posterior"), "{text}");
     assert!(report["cells"][0]["variance"]["tokens_per_second"].as_f64().unwrap() > 0.0);
     assert!(workspace.fail("bench --model base --seconds nan").contains("--seconds: NaN is not a time"));
+    let message = Workspace::new("mixtral-0").fail("bench --model base --adapter adapter");
+    assert!(message.contains("--model: no limit is known") && message.contains("experts"), "{message}");
 }
 
 #[test]

@@ -18,6 +18,19 @@ fn a_checkpoint_its_adapter_and_its_posterior_are_described() {
     assert_says(&table, &["gemma3_text", "Laplace posterior"]);
 }
 
+/// All experts take memory, and a token meets two of five.
+#[test]
+fn a_mixture_is_described_by_what_a_token_meets() {
+    let text = Workspace::new("mixtral-0").succeed("inspect --json base");
+    let sections: Vec<Value> = serde_json::from_str(&text).unwrap();
+    let number = |key: &str| sections[0][key].as_u64().unwrap();
+    assert_eq!(sections[0]["experts"], "5, 2 of them for a token");
+    // q and o, k and v, the router; gate, up and down of an expert.
+    let (layers, beside, expert) = (2, 2 * 32 * 32 + 2 * 16 * 32 + 5 * 32, 3 * 40 * 32);
+    assert_eq!(number("operations_a_token__mean"), 2 * layers * (beside + 2 * expert));
+    assert!(number("parameters") > layers * (beside + 5 * expert));
+}
+
 #[test]
 fn what_does_not_belong_together_is_said() {
     let (workspace, other) = (Workspace::new("llama-0"), Workspace::new("qwen3-0"));

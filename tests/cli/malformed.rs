@@ -82,6 +82,18 @@ fn adapter_tensors_that_are_missing_or_belong_nowhere_are_named() {
     assert_says(&message, &["layers.9.self_attn.q_proj.lora_A.weight belongs nowhere"]);
 }
 
+/// An update of an expert is not left out in silence.
+#[test]
+fn an_adapter_of_experts_is_refused_by_its_tensors() {
+    let workspace = Workspace::new("mixtral-0");
+    let name = "base_model.model.model.layers.0.block_sparse_moe.experts.1.w1.lora_A.weight";
+    change(&workspace, ADAPTER, |tensors| {
+        let one = tensors[&first(tensors, "layers.0.self_attn.q_proj.lora_A")].clone();
+        tensors.insert(name.into(), one);
+    });
+    assert_says(&workspace.fail(SCORE), &[ADAPTER, &format!("{name} belongs nowhere")]);
+}
+
 #[test]
 fn a_misshaped_adapter_tensor_is_named() {
     let workspace = Workspace::new("llama-0");

@@ -1,9 +1,9 @@
-//! A GGUF file: its values make a configuration, its tensors are expanded to f32 once, on loading, and get Hugging Face's
-//! names and order.
+//! A GGUF file: its values make a configuration; its tensors get Hugging Face's names and order, and are expanded to f32 when they
+//! are asked for.
 
 use super::Loaded;
 use crate::{Result, gguf::Gguf, model::config::Config, text::Encoder};
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 mod architecture;
 mod config;
@@ -13,6 +13,7 @@ mod tests;
 
 use architecture::Architecture;
 use layout::Layout;
+pub(super) use layout::Packed;
 
 /// Configuration, and what turns text into tokens.
 pub fn text(path: &Path) -> Result<(Config, Encoder)> {
@@ -21,7 +22,7 @@ pub fn text(path: &Path) -> Result<(Config, Encoder)> {
 }
 
 pub fn read(path: &Path) -> Result<Loaded> {
-    let gguf = Gguf::open(path)?;
+    let gguf = Arc::new(Gguf::open(path)?);
     let architecture = Architecture::of(&gguf)?;
     let config = config::read(&gguf, architecture)?;
     let encoder = Encoder::from_gguf(&gguf)?;

@@ -1,11 +1,11 @@
-//! The tensors of a base by name, under Hugging Face's names.
+//! The tensors of a base under Hugging Face's names, read from its files when they are asked for.
 
-use super::{Named, mapped::Mapped, tensors::all_finite};
+use super::{gguf::Packed, mapped::Mapped};
 use crate::{Error, Result, model::head::Head};
 use candle_core::{DType, Tensor};
-use std::collections::{BTreeMap, HashMap, btree_map::Entry};
+use std::collections::{BTreeMap, HashMap};
 
-/// Tensors that are read when they are asked for, or that had to be made at once.
+/// Tensors by name, none of them in memory.
 #[derive(Debug, Clone, Default)]
 pub struct Weights(BTreeMap<String, Weight>);
 
@@ -13,8 +13,8 @@ pub struct Weights(BTreeMap<String, Weight>);
 enum Weight {
     /// In a `.safetensors` file.
     Mapped(Mapped),
-    /// Expanded from a GGUF file.
-    Held(Tensor),
+    /// In a GGUF file.
+    Packed(Packed),
 }
 
 impl From<BTreeMap<String, Mapped>> for Weights {
@@ -23,9 +23,9 @@ impl From<BTreeMap<String, Mapped>> for Weights {
     }
 }
 
-impl From<Named> for Weights {
-    fn from(tensors: Named) -> Self {
-        Self(tensors.into_iter().map(|(name, tensor)| (name, Weight::Held(tensor))).collect())
+impl From<BTreeMap<String, Packed>> for Weights {
+    fn from(tensors: BTreeMap<String, Packed>) -> Self {
+        Self(tensors.into_iter().map(|(name, tensor)| (name, Weight::Packed(tensor))).collect())
     }
 }
 
@@ -49,12 +49,12 @@ impl Weights {
         self.0.get(name).map(Weight::shape)
     }
 
-    /// Whether a tensor is free of NaN and infinities.
+    /// Whether a tensor is free of NaN and infinities, where that can be told from its bytes; [`Weights::get`] tells of the others.
     pub fn is_finite(&self, name: &str) -> Result<bool> {
-        self.0.get(name).map_or(Ok(true), |weight| match weight {
-            Weight::Mapped(tensor) => Ok(tensor.is_finite()),
-            Weight::Held(tensor) => all_finite(tensor),
-        })
+        match self.0.get(name) {
+            Some(Weight::Mapped(tensor)) => tensor.is_finite(),
+            _ => Ok(true),
+        }
     }
 
     /// The head by the names of its two tensors, in f32, where it is there.
@@ -74,28 +74,20 @@ impl Weights {
     pub fn read(&self) -> Result<HashMap<String, Tensor>> {
         self.0.iter().map(|(name, weight)| Ok((name.clone(), weight.read()?))).collect()
     }
-
-    /// The same as [`Weights::get`], and the tensor is here no more.
-    pub fn take(&mut self, name: &str) -> Result<Option<Tensor>> {
-        match self.0.entry(name.to_owned()) {
-            Entry::Occupied(entry) => entry.remove().read().map(Some),
-            Entry::Vacant(_) => Ok(None),
-        }
-    }
 }
 
 impl Weight {
     fn shape(&self) -> &[usize] {
         match self {
             Self::Mapped(tensor) => &tensor.shape,
-            Self::Held(tensor) => tensor.dims(),
+            Self::Packed(tensor) => &tensor.shape,
         }
     }
 
     fn read(&self) -> Result<Tensor> {
         let tensor = match self {
             Self::Mapped(tensor) => tensor.read()?,
-            Self::Held(tensor) => tensor.clone(),
+            Self::Packed(tensor) => tensor.read()?,
         };
         Ok(match tensor.dtype() {
             DType::BF16 | DType::F16 => tensor,

@@ -5,12 +5,13 @@ use crate::{
     Result,
     gguf::Gguf,
     model::{
-        checkpoint::{HEAD, Named},
+        checkpoint::{HEAD, tensors::all_finite},
         config::{Config, names::Names},
         site::Projection,
     },
 };
 use candle_core::Tensor;
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 /// Tensors that became a part of the configuration.
 const CONFIGURATION: [&str; 3] =
@@ -26,12 +27,48 @@ pub struct Layout<'a> {
 }
 
 /// What is done to a tensor.
+#[derive(Debug, Clone, Copy)]
 enum Change {
     None,
     /// The halves of this many heads are put apart.
     Apart(usize),
-    /// The norms' offset is taken off.
-    Offset,
+    /// This is taken off.
+    Offset(f64),
+}
+
+/// A tensor of a checkpoint that is expanded when it is asked for.
+#[derive(Debug, Clone)]
+pub struct Packed {
+    gguf: Arc<Gguf>,
+    /// In the file.
+    name: String,
+    /// Which of its rows, where they are not all.
+    rows: Option<Range<usize>>,
+    change: Change,
+    pub shape: Vec<usize>,
+}
+
+impl Packed {
+    /// In f32, free of NaN and infinities.
+    pub fn read(&self) -> Result<Tensor> {
+        let whole = self.gguf.required(&self.name, self.gguf.tensor(&self.name)?)?;
+        if !all_finite(&whole)? {
+            return Err(self.gguf.wrong(&self.name, "holds a number that is not finite"));
+        }
+        self.changed(whole).map_err(|e| self.gguf.wrong(&self.name, e))
+    }
+
+    fn changed(&self, whole: Tensor) -> candle_core::Result<Tensor> {
+        let tensor = match &self.rows {
+            Some(rows) => whole.narrow(0, rows.start, rows.len())?.contiguous()?,
+            None => whole,
+        };
+        match self.change {
+            Change::None => Ok(tensor),
+            Change::Apart(heads) => halves_apart(tensor, heads),
+            Change::Offset(offset) => tensor - offset,
+        }
+    }
 }
 
 impl<'a> Layout<'a> {
@@ -40,34 +77,37 @@ impl<'a> Layout<'a> {
     }
 
     /// All tensors of a file, as a Hugging Face checkpoint holds them.
-    pub fn tensors(&self, gguf: &Gguf) -> Result<Named> {
+    pub fn tensors(&self, gguf: &Arc<Gguf>) -> Result<BTreeMap<String, Packed>> {
         if gguf.dims(HIDDEN).is_some() && gguf.dims(OUTPUT).is_some() {
             return Err(gguf.wrong(HIDDEN, format!("a layer before {OUTPUT} is not supported")));
         }
-        let mut tensors = Named::new();
+        let mut tensors = BTreeMap::new();
         for name in gguf.tensors().filter(|name| !CONFIGURATION.contains(name)) {
-            let tensor = gguf.required(name, gguf.tensor(name)?)?;
-            for (name, tensor) in self.split(name, tensor)? {
-                let (name, change) = self.place(&name);
-                let wrong = |e: candle_core::Error| gguf.wrong(&name, e);
-                tensors.insert(name.clone(), self.changed(tensor, change).map_err(wrong)?);
+            let dims = gguf.dims(name).unwrap_or_default();
+            for (part, rows) in self.split(name, dims) {
+                let (placed, change) = self.place(&part);
+                let mut shape = dims.to_vec();
+                if let (Some(rows), Some(first)) = (&rows, shape.first_mut()) {
+                    *first = rows.len();
+                }
+                let packed = Packed { gguf: Arc::clone(gguf), name: name.to_owned(), rows, change, shape };
+                tensors.insert(placed, packed);
             }
         }
         Ok(tensors)
     }
 
-    /// Queries, keys and values that a file has below each other and the family has apart.
-    fn split(&self, name: &str, tensor: Tensor) -> Result<Vec<(String, Tensor)>> {
+    /// Queries, keys and values that a file has below each other and the family has apart, and the rows of each.
+    fn split(&self, name: &str, dims: &[usize]) -> Vec<(String, Option<Range<usize>>)> {
         let (queries, keys) = self.config.head_rows();
+        let all = queries + 2 * keys;
         let fused = name.contains(".attn_qkv.") && self.module("attn_qkv").is_none();
-        if !fused || tensor.dim(0)? != queries + 2 * keys {
-            return Ok(vec![(name.to_owned(), tensor)]);
+        if !fused || dims.first() != Some(&all) {
+            return vec![(name.to_owned(), None)];
         }
-        let parts = [("attn_q", 0, queries), ("attn_k", queries, keys), ("attn_v", queries + keys, keys)];
-        let part = |(part, start, rows)| {
-            Ok((name.replace("attn_qkv", part), tensor.narrow(0, start, rows)?.contiguous()?))
-        };
-        parts.into_iter().map(part).collect()
+        let parts =
+            [("attn_q", 0..queries), ("attn_k", queries..queries + keys), ("attn_v", queries + keys..all)];
+        parts.map(|(part, rows)| (name.replace("attn_qkv", part), Some(rows))).into()
     }
 
     /// Hugging Face's name of a tensor, and what makes it Hugging Face's; other names stay.
@@ -75,7 +115,7 @@ impl<'a> Layout<'a> {
         let names = self.config.names;
         let whole = match name {
             "token_embd.weight" => Some((names.embedding.to_owned(), Change::None)),
-            "output_norm.weight" => Some((format!("{}.weight", names.norm), Change::Offset)),
+            "output_norm.weight" => Some((format!("{}.weight", names.norm), self.offset())),
             "output.weight" => Some(("lm_head.weight".to_owned(), Change::None)),
             OUTPUT | HIDDEN => Some((HEAD[0].to_owned(), Change::None)),
             "cls.output.bias" | "cls.bias" => Some((HEAD[1].to_owned(), Change::None)),
@@ -85,7 +125,7 @@ impl<'a> Layout<'a> {
             let [_, layer, part, kind] = name.split('.').collect::<Vec<_>>().try_into().ok()?;
             let (module, change) = match self.module(part) {
                 Some(module) => (module, self.rows(part)),
-                None => (norm(names, part)?, Change::Offset),
+                None => (norm(names, part)?, self.offset()),
             };
             Some((format!("{}.{layer}.{module}.{kind}", names.layers), change))
         };
@@ -108,12 +148,11 @@ impl<'a> Layout<'a> {
         }
     }
 
-    fn changed(&self, tensor: Tensor, change: Change) -> candle_core::Result<Tensor> {
-        match change {
-            Change::None => Ok(tensor),
-            Change::Apart(heads) => halves_apart(tensor, heads),
-            Change::Offset if self.architecture.norm_offset == 0.0 => Ok(tensor),
-            Change::Offset => tensor - self.architecture.norm_offset,
+    /// What makes a norm's weight Hugging Face's.
+    fn offset(&self) -> Change {
+        match self.architecture.norm_offset {
+            0.0 => Change::None,
+            offset => Change::Offset(offset),
         }
     }
 }
