@@ -29,6 +29,8 @@ mod layer;
 pub mod sink;
 pub mod site;
 
+pub use build::Keep;
+
 use config::Config;
 use descent::Descent;
 use layer::{Batch, Layer};
@@ -108,11 +110,6 @@ impl RewardModel {
     /// the inputs alone, and the backward computes them once more.
     pub fn keep_activations(&mut self, bytes: usize) {
         self.activation_bytes = bytes;
-    }
-
-    /// Rounds the frozen weights to eight bits, and drops what only the backward needs.
-    pub fn quantize(&mut self) -> Result<()> {
-        Ok(self.linears_mut().try_for_each(Linear::quantize)?)
     }
 
     /// A reward for each pooled token, computed without keeping anything for a backward.

@@ -1,9 +1,9 @@
 //! `rewarden bench`: speed and memory of a model on this machine, and the token budget that follows.
 
 use super::{
-    model::{ModelArgs, Opened},
+    model::{ModelArgs, Parts},
     output::write_stdout,
-    scoring::{Backend, Compute, ScoringArgs},
+    scoring::{Compute, ScoringArgs},
 };
 use crate::{
     Error, Result,
@@ -13,7 +13,7 @@ use crate::{
         posterior::stand_in,
         rank,
     },
-    model::{RewardModel, site::Projection},
+    model::{Keep, site::Projection},
     posterior::store,
     score::{Scorer, Sharing, Want},
 };
@@ -123,38 +123,38 @@ impl Bench {
 
     /// The model, and the linear layers that its adapter changes.
     fn subject(&self) -> Result<(Subject, Vec<Projection>)> {
-        let opened = self.open()?;
-        if opened.base.config.mixture.is_some() {
+        let parts = self.parts()?;
+        if parts.base.config.mixture.is_some() {
             let why = "what a pass over a mixture of experts takes depends on what its router chooses";
             return Err(Error::Usage(format!("--model: no limit is known to measure against: {why}")));
         }
-        let targets = match &opened.adapter {
+        let targets = match &parts.adapter {
             Some(adapter) => adapter.spec.targets.clone(),
             None => Projection::ALL.to_vec(),
         };
         let int8 = self.scoring.compute == Compute::Int8;
-        let fitted = opened.folder.as_ref().is_some_and(|folder| folder.join(store::FILE).exists());
+        let fitted = parts.folder.as_ref().is_some_and(|folder| folder.join(store::FILE).exists());
         let stand_in_posterior = !int8 && !fitted;
+        let backend = self.scoring.backend(&self.model.base)?;
         let scorer = match stand_in_posterior {
             true => {
-                let posterior = stand_in(&opened.model.shapes())?;
-                Scorer::new(opened.model, Some(posterior), self.scoring.sharing())
+                let model = parts.model(&backend, Keep::Both)?;
+                let posterior = stand_in(&model.shapes())?;
+                Scorer::new(model, Some(posterior), self.scoring.sharing())
             }
-            false => opened.into_scorer(Want::MeanAndVariance, &self.scoring)?,
+            false => parts.into_scorer(Want::MeanAndVariance, &self.scoring, &backend)?,
         };
         Ok((Subject { scorer, int8, stand_in_posterior }, targets))
     }
 
-    /// The model, with a fresh adapter where only a base is given.
-    fn open(&self) -> Result<Opened> {
+    /// The model's, with a fresh adapter where only a base is given.
+    fn parts(&self) -> Result<Parts> {
         if self.model.adapter.is_some() || self.model.base.model.is_none() {
-            return self.model.open_frozen(&self.scoring);
+            return self.model.parts();
         }
         let base = self.model.base.open()?;
         let adapter = rank::fresh(&base, RANK, &Projection::ALL, self.seed)?;
-        let Backend { dtype, device } = self.scoring.backend(&self.model.base)?;
-        let model = RewardModel::new(&base, Some(&adapter), dtype, &device)?;
-        Ok(Opened { base, adapter: Some(adapter), folder: None, model })
+        Ok(Parts { base, adapter: Some(adapter), folder: None })
     }
 }
 

@@ -9,7 +9,8 @@ use crate::{
     Error, Result,
     hub::{self, Kind},
     model::{
-        RewardModel, adapter::Adapter, checkpoint::Checkpoint, cross_encoder::CrossEncoder, head::Outputs,
+        Keep, RewardModel, adapter::Adapter, checkpoint::Checkpoint, cross_encoder::CrossEncoder,
+        head::Outputs,
     },
     posterior::{Novelty, Posterior, Target, store},
     score::{Judge, Scorer, Want},
@@ -145,7 +146,14 @@ impl<T: From<OsString>> FromStr for Named<T> {
     }
 }
 
-/// A reward model with what it was made from.
+/// What a reward model is put together from, in shapes that fit each other.
+pub struct Parts {
+    pub base: Checkpoint,
+    pub adapter: Option<Adapter>,
+    pub folder: Option<PathBuf>,
+}
+
+/// A reward model whose updates may change, with what it was made from.
 pub struct Opened {
     pub base: Checkpoint,
     pub adapter: Option<Adapter>,
@@ -172,7 +180,7 @@ impl ModelArgs {
     pub fn ready(&self, want: Want, scoring: &ScoringArgs) -> Result<Ready> {
         match self.cross_encoder(scoring)? {
             Some(ready) => Ok(ready),
-            None => self.open_frozen(scoring)?.ready(want, scoring),
+            None => self.parts()?.ready(want, scoring, &scoring.backend(&self.base)?),
         }
     }
 
@@ -186,12 +194,14 @@ impl ModelArgs {
     }
 
     pub fn open(&self) -> Result<Opened> {
-        Opened::new(self.base.open()?, self.folder()?, &self.base.device()?)
+        let Parts { base, adapter, folder } = self.parts()?;
+        let model = RewardModel::new(&base, adapter.as_ref(), DType::F32, &self.base.device()?)?;
+        Ok(Opened { base, adapter, folder, model })
     }
 
-    /// The same, for scoring alone.
-    pub fn open_frozen(&self, scoring: &ScoringArgs) -> Result<Opened> {
-        Opened::frozen(self.base.open()?, self.folder()?, &scoring.backend(&self.base)?)
+    /// The same, not put together.
+    pub fn parts(&self) -> Result<Parts> {
+        Parts::new(self.base.open()?, self.folder()?)
     }
 
     fn folder(&self) -> Result<Option<PathBuf>> {
@@ -212,40 +222,39 @@ pub fn adapter_folders(base: &BaseArgs, adapters: &[NamedAdapter]) -> Result<Vec
     }
 }
 
-impl Opened {
-    /// Puts the adapter in `folder` on a base, after a check that its shapes fit; without one, the base's own head is what is
-    /// uncertain.
-    pub fn new(base: Checkpoint, folder: Option<PathBuf>, device: &Device) -> Result<Self> {
+impl Parts {
+    /// An adapter's folder beside a base; without one, the base's own head is what is uncertain.
+    pub fn new(base: Checkpoint, folder: Option<PathBuf>) -> Result<Self> {
         let (adapter, folder) = adapter(&base, folder)?;
-        let model = RewardModel::new(&base, adapter.as_ref(), DType::F32, device)?;
-        Ok(Self { base, adapter, folder, model })
+        Ok(Self { base, adapter, folder })
     }
 
-    /// The same for scoring alone.
-    pub fn frozen(base: Checkpoint, folder: Option<PathBuf>, backend: &Backend) -> Result<Self> {
-        let (adapter, folder) = adapter(&base, folder)?;
-        let model = RewardModel::frozen(&base, adapter.as_ref(), backend.dtype, &backend.device)?;
-        Ok(Self { base, adapter, folder, model })
-    }
-
-    /// The model, ready to score and nothing else: with the posterior in the adapter's folder, where there is one and a
-    /// variance may be wanted.
-    pub fn into_scorer(mut self, want: Want, scoring: &ScoringArgs) -> Result<Scorer> {
-        let posterior = match scoring.able(want) {
+    /// The model for scoring alone: with the posterior in the adapter's folder, where there is one and a variance may be wanted.
+    pub fn into_scorer(self, want: Want, scoring: &ScoringArgs, backend: &Backend) -> Result<Scorer> {
+        let path = match scoring.able(want) {
             Want::Mean => None,
-            Want::MeanAndVariance => self.posterior()?,
+            Want::MeanAndVariance => self.posterior_path(),
         };
-        self.model.keep_activations(scoring.activation_bytes(self.model.device()));
-        if scoring.compute == Compute::Int8 {
-            self.model.quantize()?;
-        }
-        Ok(Scorer::new(self.model, posterior, scoring.sharing()))
+        let keep = match (scoring.compute, &path) {
+            (Compute::Int8, _) => Keep::Int8,
+            (_, Some(_)) => Keep::Both,
+            (_, None) => Keep::Forward,
+        };
+        let mut model = self.model(backend, keep)?;
+        model.keep_activations(scoring.activation_bytes(model.device()));
+        let posterior = path.map(|path| self.posterior(&path, &model)).transpose()?.flatten();
+        Ok(Scorer::new(model, posterior, scoring.sharing()))
+    }
+
+    /// The model, its updates frozen.
+    pub fn model(&self, Backend { device, dtype }: &Backend, keep: Keep) -> Result<RewardModel> {
+        RewardModel::frozen(&self.base, self.adapter.as_ref(), (*dtype, device), keep)
     }
 
     /// The same as whatever can score.
-    pub fn ready(self, want: Want, scoring: &ScoringArgs) -> Result<Ready> {
+    pub fn ready(self, want: Want, scoring: &ScoringArgs, backend: &Backend) -> Result<Ready> {
         let reader = self.base.reader();
-        let scorer = self.into_scorer(want, scoring)?;
+        let scorer = self.into_scorer(want, scoring, backend)?;
         let novelty = scorer.posterior.as_ref().and_then(Posterior::novelty);
         Ok(Ready { reader, scorer: Box::new(scorer), novelty })
     }
@@ -255,22 +264,18 @@ impl Opened {
         self.folder.as_ref().map(|folder| folder.join(store::FILE)).filter(|path| path.exists())
     }
 
-    fn posterior(&self) -> Result<Option<Posterior>> {
-        match (&self.adapter, self.posterior_path()) {
-            (Some(adapter), Some(path)) => {
-                let (trainable, template) = (self.model.shapes(), self.base.encoder.template_sha256());
-                let target = Target {
-                    trainable: &trainable,
-                    adapter_sha256: &adapter.sha256()?,
-                    template_sha256: template.as_deref(),
-                    outputs: Some(&self.base.outputs),
-                };
-                let (posterior, warnings) = Posterior::load_for(&path, target)?;
-                warnings.iter().for_each(|warning| tracing::warn!("{}: {warning}", path.display()));
-                Ok(Some(posterior.to_device(self.model.device())?))
-            }
-            _ => Ok(None),
-        }
+    fn posterior(&self, path: &Path, model: &RewardModel) -> Result<Option<Posterior>> {
+        let Some(adapter) = &self.adapter else { return Ok(None) };
+        let (trainable, template) = (model.shapes(), self.base.encoder.template_sha256());
+        let target = Target {
+            trainable: &trainable,
+            adapter_sha256: &adapter.sha256()?,
+            template_sha256: template.as_deref(),
+            outputs: Some(&self.base.outputs),
+        };
+        let (posterior, warnings) = Posterior::load_for(path, target)?;
+        warnings.iter().for_each(|warning| tracing::warn!("{}: {warning}", path.display()));
+        Ok(Some(posterior.to_device(model.device())?))
     }
 }
 

@@ -20,24 +20,49 @@ use crate::{
 };
 use candle_core::{DType, Device, Tensor};
 
+/// Which weights a frozen model keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Those of both directions.
+    Both,
+    /// Those of the forward: there are no variances.
+    Forward,
+    /// The same in eight bits.
+    Int8,
+}
+
+impl Keep {
+    fn of(self, linear: &mut Linear) -> candle_core::Result<()> {
+        linear.freeze();
+        match self {
+            Self::Both => Ok(()),
+            Self::Forward => {
+                linear.forward_only();
+                Ok(())
+            }
+            Self::Int8 => linear.quantize(),
+        }
+    }
+}
+
 impl RewardModel {
     /// Puts an adapter on a base. The head is the adapter's where it has one, else the base's.
     ///
     /// In bf16 and f16 the products of the frozen weights are in half precision, as are the activations between them; updates are
     /// merged before they are rounded, and norms, attention, head, low-rank factors and Jacobians are in f32.
     pub fn new(base: &Checkpoint, adapter: Option<&Adapter>, dtype: DType, device: &Device) -> Result<Self> {
-        Self::build(base, adapter, (dtype, device), |_| {})
+        Self::build(base, adapter, (dtype, device), |_| Ok(()))
     }
 
-    /// As [`RewardModel::new`], for a model whose updates do not change any more ([`RewardModel::freeze`]): what only a change needs is
-    /// dropped as it goes.
+    /// As [`RewardModel::new`], for a model whose updates do not change any more. What it does not keep is dropped layer by layer, so
+    /// that it is never there as a whole.
     pub fn frozen(
         base: &Checkpoint,
         adapter: Option<&Adapter>,
-        dtype: DType,
-        device: &Device,
+        backend: (DType, &Device),
+        keep: Keep,
     ) -> Result<Self> {
-        Self::build(base, adapter, (dtype, device), Linear::freeze)
+        Self::build(base, adapter, backend, |linear| keep.of(linear))
     }
 
     /// Builds layer by layer; `done` hears of each linear layer.
@@ -45,7 +70,7 @@ impl RewardModel {
         base: &Checkpoint,
         adapter: Option<&Adapter>,
         (dtype, device): (DType, &Device),
-        done: impl Fn(&mut Linear),
+        done: impl Fn(&mut Linear) -> candle_core::Result<()>,
     ) -> Result<Self> {
         let head = adapter.and_then(|adapter| adapter.head.clone());
         let head_trainable = head.is_some();
@@ -141,10 +166,14 @@ impl RewardModel {
 }
 
 /// Linear layers of one input, rounded to the type that they compute in; `done` hears of them.
-fn placed(parts: Vec<(Frozen, Option<Lora>)>, dtype: DType, done: impl Fn(&mut Linear)) -> Result<Linear> {
+fn placed(
+    parts: Vec<(Frozen, Option<Lora>)>,
+    dtype: DType,
+    done: impl Fn(&mut Linear) -> candle_core::Result<()>,
+) -> Result<Linear> {
     let mut linear = Linear::new(parts)?;
     linear.round(dtype)?;
-    done(&mut linear);
+    done(&mut linear)?;
     Ok(linear)
 }
 

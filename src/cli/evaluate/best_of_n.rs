@@ -8,7 +8,7 @@ use super::{
 use crate::{
     Error, Result,
     cli::{
-        model::{BaseArgs, ModelArgs, NamedAdapter, Opened, Ready, adapter_folders},
+        model::{BaseArgs, ModelArgs, NamedAdapter, Parts, Ready, adapter_folders},
         place::Place,
         progress::{Progress, Unit},
         scoring::ScoringArgs,
@@ -114,10 +114,11 @@ impl BestOfN {
     /// What an adapter's posterior says of every pool.
     fn joints(&self, folder: PathBuf, pools: &[Pool]) -> Result<Vec<Joint>> {
         let name = folder.display().to_string();
-        let opened = Opened::frozen(self.base.open()?, Some(folder), &self.scoring.backend(&self.base)?)?;
-        let digest = self.digest(&opened)?;
-        let sequences = encode(&opened.base.reader(), pools)?;
-        let scorer = opened.into_scorer(Want::MeanAndVariance, &self.scoring)?;
+        let parts = Parts::new(self.base.open()?, Some(folder))?;
+        let digest = self.digest(&parts)?;
+        let sequences = encode(&parts.base.reader(), pools)?;
+        let backend = self.scoring.backend(&self.base)?;
+        let scorer = parts.into_scorer(Want::MeanAndVariance, &self.scoring, &backend)?;
         if scorer.posterior.is_none() {
             return Err(Error::Usage(format!("{name}: has no posterior (hint: run `fit`)")));
         }
@@ -136,12 +137,12 @@ impl BestOfN {
     }
 
     /// What the numbers of a pool depend on beside its tokens.
-    fn digest(&self, opened: &Opened) -> Result<String> {
-        let mut digest = Sha256::new().chain_update(&opened.base.name);
-        if let Some(adapter) = &opened.adapter {
+    fn digest(&self, parts: &Parts) -> Result<String> {
+        let mut digest = Sha256::new().chain_update(&parts.base.name);
+        if let Some(adapter) = &parts.adapter {
             digest.update(adapter.sha256()?);
         }
-        if let Some(path) = opened.posterior_path() {
+        if let Some(path) = parts.posterior_path() {
             digest.update(std::fs::read(&path).map_err(Error::io(&path))?);
         }
         Ok(hex(digest.finalize()))
@@ -154,7 +155,7 @@ impl BestOfN {
             return ModelArgs { base, adapter: None }.ready(Want::Mean, &self.scoring);
         }
         let backend = self.scoring.backend(&self.base)?;
-        Opened::frozen(self.base.open()?, Some(folder.to_owned()), &backend)?.ready(Want::Mean, &self.scoring)
+        Parts::new(self.base.open()?, Some(folder.to_owned()))?.ready(Want::Mean, &self.scoring, &backend)
     }
 
     /// Gold rewards of every pool: the file's, or the gold adapter's.

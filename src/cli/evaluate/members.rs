@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     Error, Result,
     cli::{
-        model::{ModelArgs, Opened},
+        model::{ModelArgs, Parts},
         place::Place,
         scoring::ScoringArgs,
     },
@@ -31,8 +31,8 @@ impl MemberArgs {
     }
 
     /// Refuses a model that has no posterior.
-    pub fn check(&self, opened: &Opened) -> Result<()> {
-        match (&opened.folder, opened.posterior_path()) {
+    pub fn check(&self, parts: &Parts) -> Result<()> {
+        match (&parts.folder, parts.posterior_path()) {
             _ if self.disagreement_alone => Ok(()),
             (_, Some(_)) => Ok(()),
             (Some(folder), None) => {
@@ -45,24 +45,24 @@ impl MemberArgs {
         }
     }
 
-    /// The model that was opened, or the ensemble with it as the first member.
+    /// The model of these parts, or the ensemble with it as the first member.
     pub fn open(
         &self,
-        opened: Opened,
+        parts: Parts,
         model: &ModelArgs,
         want: Want,
         scoring: &ScoringArgs,
     ) -> Result<Box<dyn Embed>> {
         let want = self.of_member(want);
-        let first = opened.into_scorer(want, scoring)?;
+        let backend = scoring.backend(&model.base)?;
+        let first = parts.into_scorer(want, scoring, &backend)?;
         if self.member.is_empty() {
             return Ok(Box::new(first));
         }
         let mut members = vec![Arc::new(first)];
         for place in &self.member {
-            let (folder, backend) = (place.path(Kind::Adapter)?, scoring.backend(&model.base)?);
-            let opened = Opened::frozen(model.base.open()?, Some(folder), &backend)?;
-            members.push(Arc::new(opened.into_scorer(want, scoring)?));
+            let parts = Parts::new(model.base.open()?, Some(place.path(Kind::Adapter)?))?;
+            members.push(Arc::new(parts.into_scorer(want, scoring, &backend)?));
         }
         Ok(Box::new(Ensemble::new(members)?))
     }

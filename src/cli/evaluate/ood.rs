@@ -4,7 +4,7 @@ use super::{family::embed, members::MemberArgs, plots::PlotArgs};
 use crate::{
     Error, Result,
     cli::{
-        model::{ModelArgs, Named, Opened},
+        model::{ModelArgs, Named, Parts},
         pairs::{Encoded, PairArgs},
         scoring::ScoringArgs,
     },
@@ -13,6 +13,7 @@ use crate::{
     plot::{self, Histogram, Scale},
     score::Want,
     shift::Shift,
+    text::Reader,
 };
 use clap::builder::RangedU64ValueParser;
 use groups::{Groups, Items};
@@ -77,37 +78,37 @@ struct Group<'a> {
 impl Ood {
     pub fn run(self) -> Result<()> {
         self.plots.prepare()?;
-        let opened = self.model.open_frozen(&self.scoring)?;
-        self.check(&opened)?;
-        let groups = self.groups(&opened)?;
-        let model = self.members.open(opened, &self.model, Want::MeanAndVariance, &self.scoring)?;
+        let parts = self.model.parts()?;
+        self.check(&parts)?;
+        let groups = self.groups(&parts.base.reader())?;
+        let model = self.members.open(parts, &self.model, Want::MeanAndVariance, &self.scoring)?;
         let items = groups.items(&embed(model.as_ref(), &groups.families)?);
         self.plot(&items, "single", "std of the reward", |item| Some(item.single))?;
         self.plot(&items, "difference", "std of the difference to the good answer", |item| item.difference)?;
         super::print(&report(&items))
     }
 
-    fn check(&self, opened: &Opened) -> Result<()> {
+    fn check(&self, parts: &Parts) -> Result<()> {
         let want = Want::MeanAndVariance;
         if self.scoring.able(want) != want {
             return Err(Error::Usage("--compute: `int8` gives no variances".into()));
         }
-        self.members.check(opened)
+        self.members.check(parts)
     }
 
-    fn groups(&self, opened: &Opened) -> Result<Groups> {
-        let (drawn, reader) = (self.drawn(self.pairs.read()?), opened.base.reader());
-        let Encoded { pairs, examples, skipped, .. } = self.pairs.encode_some(drawn, &reader)?;
+    fn groups(&self, reader: &Reader) -> Result<Groups> {
+        let drawn = self.drawn(self.pairs.read()?);
+        let Encoded { pairs, examples, skipped, .. } = self.pairs.encode_some(drawn, reader)?;
         let mut groups = Groups::default();
         groups.add_pairs("in distribution", "chosen answers", examples, skipped)?;
         for shift in Shift::ALL {
             let encode =
-                |input: &_, place: Option<&_>| self.pairs.sequence(shift.name(), input, place, &reader);
+                |input: &_, place: Option<&_>| self.pairs.sequence(shift.name(), input, place, reader);
             groups.add_shifted(shift, &pairs, self.seed, encode)?;
         }
         for Named { name, path } in &self.shifted {
             let Encoded { examples, skipped, .. } =
-                self.pairs.encode(self.drawn(read_pairs(path)?), &reader)?;
+                self.pairs.encode(self.drawn(read_pairs(path)?), reader)?;
             groups.add_pairs(name, &format!("{name}, chosen"), examples, skipped)?;
         }
         Ok(groups)

@@ -60,8 +60,8 @@ impl Pairs {
         if let Some(ready) = self.model.cross_encoder(&self.scoring)? {
             return Ok((ready.reader, ready.scorer));
         }
-        let opened = self.model.open_frozen(&self.scoring)?;
-        Ok((opened.base.reader(), self.members.open(opened, &self.model, want, &self.scoring)?))
+        let parts = self.model.parts()?;
+        Ok((parts.base.reader(), self.members.open(parts, &self.model, want, &self.scoring)?))
     }
 
     pub fn run(self) -> Result<()> {

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     Result,
     cli::{
-        model::{BaseArgs, Opened},
+        model::{BaseArgs, Parts},
         scoring::{Backend, ScoringArgs},
     },
     digest,
@@ -44,9 +44,9 @@ impl Loader {
         let own = folder.as_deref().map(digest::of_path).transpose()?;
         let fingerprint = digest::fingerprint([&self.fingerprint].into_iter().chain(&own));
         let parent = folder.as_ref().map(|_| self.base.name.clone());
-        let opened = Opened::frozen(self.base.clone(), folder, &self.backend)?;
-        let encoder = Arc::clone(&opened.base.encoder);
-        let scorer = Arc::new(opened.into_scorer(Want::MeanAndVariance, &self.scoring)?);
+        let parts = Parts::new(self.base.clone(), folder)?;
+        let encoder = Arc::clone(&self.base.encoder);
+        let scorer = Arc::new(parts.into_scorer(Want::MeanAndVariance, &self.scoring, &self.backend)?);
         let model = Model::new(name.to_owned(), encoder, self.max_length, Arc::clone(&scorer));
         Ok((model.on(parent).known_by(fingerprint), scorer))
     }
