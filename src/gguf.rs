@@ -9,6 +9,7 @@ use candle_core::{
         gguf_file::{Content, Value},
     },
 };
+use parking_lot::Mutex;
 use std::{
     fs::File,
     io::BufReader,
@@ -43,17 +44,24 @@ const OTHER_TYPES: &str = "hint: convert it to F16, Q8_0, Q4_1 or a K-quant";
 pub struct Gguf {
     path: PathBuf,
     content: Content,
-    /// What its file was, where there is one.
-    stamp: Option<Stamp>,
+    /// Where there is one.
+    file: Option<Source>,
+}
+
+/// The file, open, so that another in its place does not matter; and what it was then.
+#[derive(Debug)]
+struct Source {
+    file: Mutex<File>,
+    stamp: Stamp,
 }
 
 impl Gguf {
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
         let stamp = Stamp::of(&file, path)?;
-        let content = Content::read(&mut BufReader::new(file))
+        let content = Content::read(&mut BufReader::new(&file))
             .map_err(|e| Error::file(path, unreadable(&first_line(&e))))?;
-        let gguf = Self { stamp: Some(stamp), ..Self::new(path, content) };
+        let gguf = Self { file: Some(Source { file: file.into(), stamp }), ..Self::new(path, content) };
         gguf.check(stamp.length)?;
         Ok(gguf)
     }
@@ -65,9 +73,10 @@ impl Gguf {
             if matches!(dtype, GgmlDType::Q8_1 | GgmlDType::Q8K) {
                 return Err(self.wrong(name, format!("type {dtype:?} is not supported ({OTHER_TYPES})")));
             }
-            let bytes = info.shape.elem_count() / dtype.block_size() * dtype.type_size();
-            let parts = [self.content.tensor_data_offset, info.offset, bytes as u64];
-            let end = parts.into_iter().try_fold(0u64, u64::checked_add);
+            let numbers = info.shape.dims().iter().try_fold(1usize, |n, size| n.checked_mul(*size));
+            let bytes = numbers.and_then(|n| (n / dtype.block_size()).checked_mul(dtype.type_size()));
+            let parts = [Some(self.content.tensor_data_offset), Some(info.offset), bytes.map(|n| n as u64)];
+            let end = parts.into_iter().try_fold(0u64, |end, part| end.checked_add(part?));
             if end.is_none_or(|end| end > length) {
                 return Err(self.wrong(name, "not a whole GGUF file: it ends before the tensor does"));
             }
@@ -76,7 +85,7 @@ impl Gguf {
     }
 
     pub fn new(path: &Path, content: Content) -> Self {
-        Self { path: path.to_owned(), content, stamp: None }
+        Self { path: path.to_owned(), content, file: None }
     }
 
     pub fn path(&self) -> &Path {
@@ -166,12 +175,13 @@ impl Gguf {
         self.content.tensor_infos.get(tensor).map(|info| info.shape.dims())
     }
 
-    /// Reads and expands a tensor, if the file has it and is what it was.
+    /// Reads and expands a tensor, if there is one; the file must be what it was.
     pub fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
-        let Some(info) = self.content.tensor_infos.get(name) else { return Ok(None) };
-        let mut file = File::open(&self.path).map_err(Error::io(&self.path))?;
-        self.stamp.map_or(Ok(()), |stamp| stamp.check(&file, &self.path))?;
-        let quantised = info.read(&mut file, self.content.tensor_data_offset, &Device::Cpu);
+        let found = (self.content.tensor_infos.get(name), &self.file);
+        let (Some(info), Some(Source { file, stamp })) = found else { return Ok(None) };
+        let mut file = file.lock();
+        stamp.check(&file, &self.path)?;
+        let quantised = info.read(&mut *file, self.content.tensor_data_offset, &Device::Cpu);
         let tensor = quantised.and_then(|tensor| tensor.dequantize(&Device::Cpu));
         tensor.map(Some).map_err(|e| self.wrong(name, first_line(&e)))
     }
@@ -240,17 +250,30 @@ mod tests {
         message
     }
 
-    #[test]
-    fn a_type_that_is_not_supported_is_named() {
-        // Version 3, one tensor, no metadata; the tensor "w" has one dimension of 32, type 20, offset 0.
+    /// Version 3, no metadata, one tensor "w" at offset 0, and none of its numbers.
+    fn with_tensor(dims: &[u64], dtype: u32) -> Vec<u8> {
         let mut file = b"GGUF".to_vec();
         file.extend(3u32.to_le_bytes());
         file.extend([1u64, 0, 1].into_iter().flat_map(u64::to_le_bytes));
         file.push(b'w');
-        file.extend(1u32.to_le_bytes());
-        file.extend(32u64.to_le_bytes());
-        file.extend(20u32.to_le_bytes());
+        file.extend((dims.len() as u32).to_le_bytes());
+        file.extend(dims.iter().flat_map(|size| size.to_le_bytes()));
+        file.extend(dtype.to_le_bytes());
         file.extend(0u64.to_le_bytes());
+        file
+    }
+
+    #[test]
+    fn a_tensor_that_the_file_cannot_hold_is_named() {
+        let f32 = 0;
+        for dims in [&[32][..], &[1 << 40, 1 << 40], &[u64::MAX / 4]] {
+            assert!(message(&with_tensor(dims, f32)).contains("w: not a whole GGUF file"));
+        }
+    }
+
+    #[test]
+    fn a_type_that_is_not_supported_is_named() {
+        let file = with_tensor(&[32], 20);
         assert!(message(&file).contains("a tensor has the type IQ4_NL, which is not supported"));
         assert!(message(&file[..40]).contains("not a whole GGUF file"));
         assert!(message(b"GGUF").contains("not a whole GGUF file"));

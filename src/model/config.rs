@@ -250,6 +250,7 @@ impl Config {
         let everywhere: usize = Site::all(self).map(|site| size(site.projection.shape(self))).sum();
         let Some(Mixture { experts, chosen, .. }) = self.mixture else { return (everywhere, everywhere) };
         let router = self.layers * experts * self.hidden_size;
+        // Gate, up and down.
         let expert = self.layers * 3 * self.hidden_size * self.intermediate_size;
         (everywhere + router + experts * expert, everywhere + router + chosen * expert)
     }

@@ -16,6 +16,7 @@ use super::{
     rows::gather,
 };
 use candle_core::{Device, Result, Tensor};
+use std::ops::Range;
 
 /// The experts of a layer, and what chooses among them.
 #[derive(Debug, Clone)]
@@ -43,28 +44,30 @@ impl Experts {
     /// (R, C) -> (R, C).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let routing = self.route(x)?;
-        let y = self.each(&routing, &gather(x, &routing.rows)?, |expert, x| {
-            exact(&expert.down.forward(&self.gate.forward(&expert.gate_up.forward(x)?)?)?)
+        let rows = gather(x, &routing.rows)?;
+        let y = self.each(&routing, |expert, places| {
+            let gate_up = expert.gate_up.forward(&of(&rows, &places)?)?;
+            exact(&expert.down.forward(&self.gate.forward(&gate_up)?)?)
         })?;
-        routing.summed(&y.broadcast_mul(&routing.weights)?)?.to_dtype(x.dtype())
+        routing.summed(&Tensor::cat(&y, 0)?.broadcast_mul(&routing.weights)?)?.to_dtype(x.dtype())
     }
 
     /// Gradient with respect to the input of [`Experts::forward`], given that of its output: (R, C) -> (R, C).
     pub fn backward(&self, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
         let routing = self.route(x)?;
-        let hidden = x.dim(1)?;
-        let both = Tensor::cat(&[&gather(x, &routing.rows)?, &gather(dy, &routing.rows)?], 1)?;
-        let both = self.each(&routing, &both, |expert, both| {
-            let gate_up = expert.gate_up.forward(&both.narrow(1, 0, hidden)?.contiguous()?)?;
-            let dact = expert.down.backward(&both.narrow(1, hidden, hidden)?.contiguous()?)?;
+        let (rows, dy) = (gather(x, &routing.rows)?, gather(dy, &routing.rows)?);
+        let each = self.each(&routing, |expert, places| {
+            let gate_up = expert.gate_up.forward(&of(&rows, &places)?)?;
+            let dact = expert.down.backward(&of(&dy, &places)?)?;
             let (dgate_up, act) = self.gate.backward(&gate_up, &dact)?;
-            // <dy, f(x)> = <down^T dy, act>, in a column behind the gradient at the expert's input.
-            let dq = (exact(&act)? * exact(&dact)?)?.sum_keepdim(1)?;
-            Tensor::cat(&[exact(&expert.gate_up.backward(&dgate_up)?)?, dq], 1)
+            // <dy, f(x)> = <down^T dy, act>
+            let dq = (exact(&act)? * exact(&dact)?)?.sum(1)?;
+            Ok((exact(&expert.gate_up.backward(&dgate_up)?)?, dq))
         })?;
+        let (dx, dq): (Vec<Tensor>, Vec<Tensor>) = each.into_iter().unzip();
         // An expert's gradient is linear in dy, so that q may come last.
-        let dx = routing.summed(&both.narrow(1, 0, hidden)?.broadcast_mul(&routing.weights)?)?;
-        let dz = routing.logits_gradient(&numbers(&both.narrow(1, hidden, 1)?)?, &self.router)?;
+        let dx = routing.summed(&Tensor::cat(&dx, 0)?.broadcast_mul(&routing.weights)?)?;
+        let dz = routing.logits_gradient(&numbers(&Tensor::cat(&dq, 0)?)?, &self.router)?;
         (dx + product(&dz, &self.router)?)?.to_dtype(x.dtype())
     }
 
@@ -91,20 +94,20 @@ impl Experts {
         Routing::new(shares, chosen, self, x)
     }
 
-    /// What `f` makes of the rows of each expert that has some, in their order.
-    fn each(
-        &self,
-        routing: &Routing,
-        rows: &Tensor,
-        f: impl Fn(&Expert, &Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
+    /// What `f` makes of each expert that has places, in their order.
+    fn each<T>(&self, routing: &Routing, f: impl Fn(&Expert, Range<usize>) -> Result<T>) -> Result<Vec<T>> {
         let (mut start, mut made) = (0, Vec::new());
         for (expert, count) in self.experts.iter().zip(&routing.counts).filter(|(_, count)| **count > 0) {
-            made.push(f(expert, &rows.narrow(0, start, *count)?)?);
+            made.push(f(expert, start..start + count)?);
             start += count;
         }
-        Tensor::cat(&made, 0)
+        Ok(made)
     }
+}
+
+/// The rows at some places.
+fn of(rows: &Tensor, places: &Range<usize>) -> Result<Tensor> {
+    rows.narrow(0, places.start, places.len())
 }
 
 /// Where the rows of a batch go: each k times, as a place in the order of experts.

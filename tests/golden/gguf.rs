@@ -204,6 +204,30 @@ fn every_type_that_candle_expands_is_read() {
     }
 }
 
+/// Tensors are read long after the file was opened.
+#[test]
+fn what_is_wrong_with_a_tensor_is_said_when_it_is_read() {
+    let (mut random, folder) = (Random::new(), tempfile::tempdir().unwrap());
+    let path = folder.path().join("model.gguf");
+    let (_, down) = random.tensors.iter_mut().find(|(name, _)| *name == "blk.0.ffn_down.weight").unwrap();
+    *down = (&*down * f64::NAN).unwrap();
+    random.write(&path, GgmlDType::F32);
+    let base = Checkpoint::open(&path).unwrap();
+    let read = |module: &str| base.weights.get(&format!("model.layers.0.{module}.weight"));
+    let says = |message: &str| {
+        let error = read("mlp.down_proj").unwrap_err().to_string();
+        assert!(error.contains(message) && error.contains("model.gguf: "), "{error}");
+    };
+    says("blk.0.ffn_down.weight: holds a number that is not finite");
+    // Another file in its place is another file.
+    let moved = folder.path().join("moved");
+    std::fs::rename(&path, &moved).unwrap();
+    std::fs::write(&path, "another").unwrap();
+    assert!(read("mlp.up_proj").unwrap().is_some());
+    File::options().write(true).open(&moved).unwrap().set_len(9).unwrap();
+    says("has changed since it was opened");
+}
+
 #[test]
 fn a_type_that_candle_does_not_expand_is_named_with_its_tensor() {
     let (random, folder) = (Random::new(), tempfile::tempdir().unwrap());
