@@ -63,6 +63,9 @@ use idempotency::Replays;
 use listener::{Bounded, Turns};
 use tls::Tls;
 
+/// How long the service listens on after it was told to stop, at the least: a connection on which a request has arrived, but was not
+/// read yet, looks idle, and idle ones are closed at the end.
+const LISTEN_ON: Duration = Duration::from_millis(500);
 /// What is left of a connection's time after the last request's, when the service stops.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -89,7 +92,7 @@ pub struct Config {
     pub rest: Duration,
     /// Connections that are open at once; more wait for one to end.
     pub connections: usize,
-    /// How long `/readyz` says no, while requests are still taken, before the service stops listening.
+    /// How long `/readyz` says no, while requests are still taken, before the service stops listening; half a second at the least.
     pub drain: Duration,
     /// Who is let in; everyone if there are none.
     pub keys: Keys,
@@ -243,6 +246,7 @@ fn service() -> Router<App> {
 fn layered(routes: Router<App>, app: App) -> Router {
     let layers = ServiceBuilder::new()
         .layer(from_fn(layers::turn))
+        .layer(from_fn_with_state(app.clone(), layers::farewell))
         .layer(Extension(app.clone()))
         .layer(from_fn(layers::request_id))
         .layer(from_fn_with_state(app.clone(), layers::observe))
@@ -301,7 +305,7 @@ pub async fn serve(
         shutdown.await;
         tracing::info!("shutting down");
         engine.drain();
-        tokio::time::sleep(config.drain).await;
+        tokio::time::sleep(config.drain.max(LISTEN_ON)).await;
         stop.send_replace(true);
         Ok(())
     };

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     extract::{ConnectInfo, MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue},
+    http::{HeaderName, HeaderValue, header::CONNECTION},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -14,7 +14,7 @@ use tracing::{Instrument, Span, debug, field::Empty, info, info_span};
 use uuid::Uuid;
 
 use super::{App, error::ApiError, listener::Turns};
-use crate::telemetry::trace;
+use crate::{engine::Health, telemetry::trace};
 
 /// The header with a request's id.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -41,6 +41,15 @@ pub async fn turn(mut request: Request, next: Next) -> Response {
         request.extensions_mut().insert(Arc::clone(turn));
     }
     next.run(request).await
+}
+
+/// Ends a connection with its answer once the service is about to stop, so that its client does not ask again where soon nobody listens.
+pub async fn farewell(State(app): State<App>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if app.engine().health() == Health::Draining {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Gives the request an id, or takes the client's, and sends it back.

@@ -21,7 +21,8 @@ mod walk;
 mod whiten;
 
 use candle_core::{DType, Device, Tensor};
-use std::collections::HashMap;
+use faer::Mat;
+use std::{collections::HashMap, ops::Range};
 
 use super::{fit::Gram, frame::long_last};
 use crate::{
@@ -69,12 +70,8 @@ impl Sketch {
         let lambda = layout.of_features(&prior_precision);
         let inverse =
             whiten::inverse_root(&curvature, &lambda).map_err(|e| vec![format!("curvature: {e}")])?;
-        let rows = layout.ranges().into_iter().map(|range| {
-            let row = |i| (0..range.end).map(move |j| (i, j));
-            let values = range.clone().flat_map(row).map(|(i, j)| inverse[(i, j)] as f32);
-            Tensor::from_iter(values, &Device::Cpu)?.reshape((range.len(), range.end))
-        });
-        let whitening = rows.collect::<candle_core::Result<_>>().map_err(|e| vec![e.to_string()])?;
+        let rows = layout.ranges().into_iter().map(|range| rows(&inverse, range));
+        let whitening = rows.collect::<Result<_>>().map_err(|e| vec![e.to_string()])?;
         let blocks = layout.folds();
         Ok(Self { layout, curvature, prior_precision, whitening, blocks })
     }
@@ -152,6 +149,17 @@ impl Features {
         let slots = slots.ok_or_else(|| Error::Internal("a slot of the sketch was not filled".into()))?;
         Ok(Tensor::cat(&slots, 1)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?)
     }
+}
+
+/// Rows of a lower triangle, up to the last number that is not zero: (rows, end), f32.
+fn rows(lower: &Mat<f64>, rows: Range<usize>) -> Result<Tensor> {
+    let shape = (rows.len(), rows.end);
+    let mut values = vec![0.0; rows.len() * rows.end];
+    for j in 0..rows.end {
+        let column = &lower.col_as_slice(j)[rows.clone()];
+        values[j..].iter_mut().step_by(rows.end).zip(column).for_each(|(value, x)| *value = *x as f32);
+    }
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
 fn add(slot: &mut Option<Tensor>, features: &Tensor) -> Result<()> {

@@ -149,3 +149,28 @@ async fn past_the_bound_a_connection_waits_for_another_to_end() {
     assert!(started.elapsed() >= PATIENCE / 2, "{:?}", started.elapsed());
     drop(silent);
 }
+
+#[tokio::test]
+async fn the_last_requests_are_answered_and_their_connections_closed() {
+    let mut service = Service::ready().await;
+    let ask = |mut stream: TcpStream| {
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        stream
+    };
+    let mut kept = ask(connect(&service));
+    let asked = spawn_blocking(move || {
+        let mut answer = [0; 4096];
+        let size = kept.read(&mut answer).unwrap();
+        (kept, String::from_utf8_lossy(&answer[..size]).into_owned())
+    });
+    let (kept, answer) = asked.await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && !answer.contains("connection: close"), "{answer}");
+    service.shutdown.take().unwrap().send(()).unwrap();
+    // As if a busy machine had been this late to read what was there before.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    for stream in [ask(kept), ask(connect(&service))] {
+        let answer = spawn_blocking(|| rest(stream)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close"), "{answer}");
+    }
+    tokio::time::timeout(LONG, service.server).await.unwrap().unwrap().unwrap();
+}

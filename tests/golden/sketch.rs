@@ -2,6 +2,7 @@
 
 use super::{CASES, Case};
 use candle_core::DType;
+use rayon::iter::{ParallelBridge, ParallelIterator};
 use rewarden::{
     fidelity::{Comparison, Row},
     fit::{Fit, Fitted, Options, Size},
@@ -49,7 +50,8 @@ fn fit(case: &Case, model: &RewardModel, features: usize, groups: usize) -> Fitt
 
 #[test]
 fn posteriors_are_as_close_to_the_exact_one_as_they_were() {
-    for case in Case::all() {
+    // The longest of all tests here: each case on a core of its own.
+    Case::all().par_bridge().for_each(|case| {
         let model = case.model(DType::F32);
         let examples = case.examples();
         let comparison = Comparison {
@@ -76,7 +78,7 @@ fn posteriors_are_as_close_to_the_exact_one_as_they_were() {
             let ekfac = row("ekfac").single.ratio / row("exact blocks").single.ratio;
             assert!((0.5..2.0).contains(&ekfac), "{what}: {ekfac}");
         }
-    }
+    });
 }
 
 #[test]

@@ -63,7 +63,7 @@ pub struct Limits {
     /// Seconds that a request may take, from the end of its headers, before it gets 504
     #[arg(long, value_name = "SECONDS", value_parser = seconds(1), default_value_t = 120, env = "REWARDEN_TIMEOUT")]
     timeout: u64,
-    /// Seconds between a polite kill and the end of listening, while /readyz says no
+    /// Seconds between a polite kill and the end of listening, while /readyz says no; never less than a half
     #[arg(long, value_name = "SECONDS", value_parser = seconds(0), default_value_t = 0, env = "REWARDEN_DRAIN")]
     drain: u64,
 }

@@ -195,7 +195,7 @@ impl At {
         let pairs = kernels.first().map_or(0, Mat::nrows);
         let mut m = Mat::<f64>::identity(pairs, pairs);
         kernels.iter().zip(lambda).for_each(|(kernel, l)| m += kernel * faer::Scale(l.recip()));
-        let lower = whiten::lower_factor(&m)?;
+        let lower = whiten::lower_factor(m)?;
         let root = whiten::inverse(&lower);
         let inverse = root.transpose() * &root;
         let trace = |kernel: &Mat<f64>| -> f64 {
