@@ -4,123 +4,38 @@
 //! 2310.02743) draw the gold reward of what was chosen against KL = ln n - (n - 1) / n. Here every rule that chooses is read from
 //! the same pools: what a proxy's mean chooses, and what it chooses less a penalty of strength k.
 //!
+//! A relative variance, and what the members of an ensemble differ by, depend on the answers that are compared. So such a rule chooses
+//! out of n answers by the scores that these n have among themselves, as it would if there were no others, and what it chooses is
+//! averaged over sets of n: all of them where they are few, and else some at random. Scores that are each answer's own need no sets
+//! ([`super::best_of_n`]).
+//!
 //! A k that was chosen on the prompts that it is judged on looks better than it is. So the prompts are halved, k is chosen on
 //! one half, by the gold reward at the largest n, and judged on the other; and the other way round.
 
+mod family;
+mod prompt;
+
 use super::{
-    best_of_n::{Weights, kl, sizes},
+    best_of_n::{kl, sizes},
     bootstrap::crossed,
     mean,
     rank::spearman,
     select::{Pool, Rule},
 };
+use prompt::{Prompt, centred};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rayon::iter::{IndexedParallelIterator, IntoParallelRefIterator, ParallelIterator};
 use serde::Serialize;
-use std::collections::BTreeMap;
+
+pub use family::Family;
+pub use prompt::Joint;
 
 /// Resamples of an interval.
 const RESAMPLES: usize = 2000;
 
 /// The rules that take off one standard deviation.
 const STDS: [Rule; 2] = [Rule::Std(1.0), Rule::RelativeStd(1.0)];
-
-/// One prompt's answers as one proxy sees them.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    /// Everything the rules of the whole posterior and of an ensemble read.
-    pub pool: Pool,
-    /// The same with the variances of the head alone.
-    pub head: Pool,
-    /// All proxies and their posteriors as one model ([`Pool::of_members`]), where there are several.
-    pub total: Option<Pool>,
-    /// The proxy's means.
-    pub means: Vec<f64>,
-}
-
-/// What is done with a proxy's numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Family {
-    Mean,
-    Std,
-    Variance,
-    RelativeStd,
-    RelativeVariance,
-    HeadStd,
-    EnsembleMean,
-    WorstCase,
-    Uwo,
-    Entropic,
-    TotalStd,
-    RelativeTotalStd,
-}
-
-impl Family {
-    pub const ALL: [Self; 12] = [
-        Self::Mean,
-        Self::Std,
-        Self::Variance,
-        Self::RelativeStd,
-        Self::RelativeVariance,
-        Self::HeadStd,
-        Self::EnsembleMean,
-        Self::WorstCase,
-        Self::Uwo,
-        Self::Entropic,
-        Self::TotalStd,
-        Self::RelativeTotalStd,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Mean => "mean",
-            Self::Std => "std",
-            Self::Variance => "variance",
-            Self::RelativeStd => "relative std",
-            Self::RelativeVariance => "relative variance",
-            Self::HeadStd => "std of the head alone",
-            Self::EnsembleMean => "ensemble mean",
-            Self::WorstCase => "ensemble worst case",
-            Self::Uwo => "ensemble UWO",
-            Self::Entropic => "ensemble entropic",
-            Self::TotalStd => "ensemble total std",
-            Self::RelativeTotalStd => "ensemble relative total std",
-        }
-    }
-
-    /// Whether there is a k to choose.
-    pub fn has_strength(self) -> bool {
-        !matches!(self, Self::Mean | Self::EnsembleMean | Self::WorstCase)
-    }
-
-    /// Whether it reads the means of several proxies, and so is the same for each.
-    pub fn of_ensemble(self) -> bool {
-        use Family::{EnsembleMean, Entropic, RelativeTotalStd, TotalStd, Uwo, WorstCase};
-        matches!(self, EnsembleMean | WorstCase | Uwo | Entropic | TotalStd | RelativeTotalStd)
-    }
-
-    fn rule(self, k: f64) -> Rule {
-        match self {
-            Self::Mean => Rule::Mean,
-            Self::Std | Self::HeadStd | Self::TotalStd => Rule::Std(k),
-            Self::Variance => Rule::Variance(k),
-            Self::RelativeStd | Self::RelativeTotalStd => Rule::RelativeStd(k),
-            Self::RelativeVariance => Rule::RelativeVariance(k),
-            Self::EnsembleMean => Rule::EnsembleMean,
-            Self::WorstCase => Rule::WorstCase,
-            Self::Uwo => Rule::Uwo(k),
-            Self::Entropic => Rule::Entropic(k),
-        }
-    }
-
-    /// The numbers that it reads.
-    fn pool(self, seen: &Seen) -> Option<&Pool> {
-        match self {
-            Self::HeadStd => Some(&seen.head),
-            Self::TotalStd | Self::RelativeTotalStd => seen.total.as_ref(),
-            _ => Some(&seen.pool),
-        }
-    }
-}
 
 /// A number for each n, with its 95 % interval.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -136,7 +51,7 @@ pub struct Run {
     pub k: f64,
     /// Gold reward above that of a random answer.
     pub gold: Curve,
-    /// The proxy's mean of what was chosen, above that of a random answer.
+    /// The proxy's mean of what was chosen, above that of a random answer; of an ensemble, the mean over its members.
     pub proxy: Curve,
 }
 
@@ -181,72 +96,78 @@ pub struct Average {
 type Values = Vec<Vec<Vec<f64>>>;
 
 /// k, and the gold and the proxy of what it chose.
-type Tried = (f64, Values, Values);
+struct Tried {
+    k: f64,
+    gold: Values,
+    proxy: Values,
+}
 
-/// Compares rules on pools of equal size: `seen` by proxy and prompt, `gold` by prompt, strengths `grid`.
+/// Compares rules on pools of equal size: `joints` by proxy and prompt, `gold` by prompt, strengths `grid`.
 ///
 /// # Panics
 ///
 /// Unless every proxy has seen every prompt, and every pool has as many answers as the first.
-pub fn compare(seen: &[Vec<Seen>], gold: &[Vec<f64>], grid: &[f64], seed: u64) -> Report {
-    let answers = gold.first().map_or(0, Vec::len);
-    let n = sizes(answers);
-    let study = Study { seen, gold, weights: Weights::new(answers, &n), n: n.len(), seed };
-    let mut runs = Vec::new();
-    let mut values: BTreeMap<Family, Vec<Tried>> = BTreeMap::new();
+pub fn compare(joints: &[Vec<Joint>], gold: &[Vec<f64>], grid: &[f64], seed: u64) -> Report {
+    let n = sizes(gold.first().map_or(0, Vec::len));
+    let of_prompt = |i: usize| joints.iter().map(|of| of[i].clone()).collect();
+    let prompts = gold.iter().enumerate().map(|(i, gold)| Prompt::new(of_prompt(i), gold)).collect();
+    let study = Study { prompts, proxies: joints.len(), n: &n, seed };
+    let (mut runs, mut judged) = (Vec::new(), Vec::new());
+    let mut base = None;
     for family in Family::ALL {
-        let strengths: &[f64] = if family.has_strength() { grid } else { &[0.0] };
-        for k in strengths {
-            let Some((gold, proxy)) = study.values(family, *k) else { continue };
-            runs.push(Run { family, k: *k, gold: study.curve(&gold), proxy: study.curve(&proxy) });
-            values.entry(family).or_default().push((*k, gold, proxy));
+        let tried = study.tried(family, if family.has_strength() { grid } else { &[0.0] });
+        if tried.is_empty() {
+            continue;
         }
+        runs.extend(tried.iter().map(|Tried { k, gold, proxy }| Run {
+            family,
+            k: *k,
+            gold: study.curve(gold),
+            proxy: study.curve(proxy),
+        }));
+        // The first family is the mean's.
+        let base = base.get_or_insert_with(|| tried[0].gold.clone());
+        judged.push(study.judge(family, &tried, base));
     }
-    let base = values.get(&Family::Mean).and_then(|mean| mean.first()).map(|(_, gold, _)| gold.clone());
-    let judged = values.iter().map(|(family, tried)| study.judge(*family, tried, base.as_ref())).collect();
     Report {
         prompts: gold.len(),
-        proxies: seen.len(),
+        proxies: joints.len(),
         kl: n.iter().map(|n| kl(*n)).collect(),
-        n,
         runs,
         judged,
         agreement: study.agreement(),
         certainty: STDS.map(|rule| study.certainty(rule)),
         error_found: STDS.map(|rule| study.error_found(rule)),
+        n,
     }
 }
 
 struct Study<'a> {
-    seen: &'a [Vec<Seen>],
-    gold: &'a [Vec<f64>],
-    weights: Weights,
-    n: usize,
+    prompts: Vec<Prompt>,
+    proxies: usize,
+    n: &'a [usize],
     seed: u64,
 }
 
 impl Study<'_> {
-    /// Gold and proxy of what a rule chooses, above a random answer; `None` where the pools lack what it reads.
-    fn values(&self, family: Family, k: f64) -> Option<(Values, Values)> {
-        // What all proxies decide together is the same for each.
-        let proxies = if family.of_ensemble() { &self.seen[..self.seen.len().min(1)] } else { self.seen };
-        let (mut golds, mut means) = (Vec::new(), Vec::new());
-        for seen in proxies {
-            let (mut gold_of, mut mean_of) = (Vec::new(), Vec::new());
-            for (seen, gold) in seen.iter().zip(self.gold) {
-                let scores = family.rule(k).scores(family.pool(seen)?)?;
-                let above = |values: &[f64]| {
-                    let level = mean(values);
-                    let estimates = self.weights.estimates(&scores, values);
-                    estimates.into_iter().map(|estimate| estimate - level).collect::<Vec<f64>>()
-                };
-                gold_of.push(above(gold));
-                mean_of.push(above(&seen.means));
-            }
-            golds.push(gold_of);
-            means.push(mean_of);
-        }
-        Some((golds, means))
+    /// What a family chooses with each strength, above a random answer; nothing where the pools lack what it reads.
+    fn tried(&self, family: Family, grid: &[f64]) -> Vec<Tried> {
+        let chosen = self.prompts.par_iter().enumerate().map(|(i, prompt)| {
+            // The same sets of a prompt's answers for every rule.
+            let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+            rng.set_stream(i as u64);
+            prompt.chosen(family, grid, self.n, rng)
+        });
+        let Some(chosen) = chosen.collect::<Option<Vec<_>>>() else { return Vec::new() };
+        let proxies = chosen.first().map_or(0, Vec::len);
+        let values = |k: usize, which: usize| -> Values {
+            let of = |proxy: usize| chosen.iter().map(|of| of[proxy][k][which].clone()).collect();
+            (0..proxies).map(of).collect()
+        };
+        grid.iter()
+            .enumerate()
+            .map(|(at, k)| Tried { k: *k, gold: values(at, 0), proxy: values(at, 1) })
+            .collect()
     }
 
     /// Means over proxies and prompts; intervals over prompts, whose answers all proxies share, and over proxies.
@@ -263,80 +184,76 @@ impl Study<'_> {
             })
         };
         Curve {
-            value: (0..self.n).map(|n| of(n, &all, &proxies)).collect(),
-            interval: (0..self.n).map(interval).collect(),
+            value: (0..self.n.len()).map(|n| of(n, &all, &proxies)).collect(),
+            interval: (0..self.n.len()).map(interval).collect(),
         }
     }
 
     /// Every second prompt is judged with the k that is best on the others.
-    fn judge(&self, family: Family, tried: &[Tried], base: Option<&Values>) -> Judged {
-        let last = self.n.saturating_sub(1);
+    fn judge(&self, family: Family, tried: &[Tried], base: &Values) -> Judged {
+        let last = self.n.len().saturating_sub(1);
         let best = |half: usize| {
             let at_the_end = |values: &Values| {
                 values.iter().flat_map(|v| v.iter().skip(half).step_by(2)).map(|v| v[last]).sum::<f64>()
             };
-            let scored = tried.iter().map(|(_, gold, _)| at_the_end(gold)).enumerate();
+            let scored = tried.iter().map(|tried| at_the_end(&tried.gold)).enumerate();
             scored.fold((0, f64::NEG_INFINITY), |best, this| if this.1 > best.1 { this } else { best }).0
         };
         let chosen = [best(1), best(0)];
         let take = |of: fn(&Tried) -> &Values| -> Values {
             let proxies = tried.first().map_or(0, |tried| of(tried).len());
             let prompt = |p: usize, i: usize| of(&tried[chosen[i % 2]])[p][i].clone();
-            (0..proxies).map(|p| (0..self.gold.len()).map(|i| prompt(p, i)).collect()).collect()
+            (0..proxies).map(|p| (0..self.prompts.len()).map(|i| prompt(p, i)).collect()).collect()
         };
-        let (gold, proxy) = (take(|tried| &tried.1), take(|tried| &tried.2));
-        let above = base.map(|base| {
-            let of_mean = |p: usize, i: usize, n: usize| match gold.len() == base.len() {
-                true => base[p][i][n],
-                false => base.iter().map(|base| base[i][n]).sum::<f64>() / base.len() as f64,
-            };
-            let less =
-                |p, i, of: &Vec<f64>| of.iter().enumerate().map(|(n, g)| g - of_mean(p, i, n)).collect();
-            let of_proxy = |(p, of): (usize, &Vec<Vec<f64>>)| -> Vec<Vec<f64>> {
-                of.iter().enumerate().map(|(i, of)| less(p, i, of)).collect()
-            };
-            gold.iter().enumerate().map(of_proxy).collect::<Values>()
-        });
+        let (gold, proxy) = (take(|tried| &tried.gold), take(|tried| &tried.proxy));
+        let of_mean = |p: usize, i: usize, n: usize| match gold.len() == base.len() {
+            true => base[p][i][n],
+            false => base.iter().map(|base| base[i][n]).sum::<f64>() / base.len() as f64,
+        };
+        let less = |p, i, of: &Vec<f64>| of.iter().enumerate().map(|(n, g)| g - of_mean(p, i, n)).collect();
+        let of_proxy = |(p, of): (usize, &Vec<Vec<f64>>)| -> Vec<Vec<f64>> {
+            of.iter().enumerate().map(|(i, of)| less(p, i, of)).collect()
+        };
+        let above: Values = gold.iter().enumerate().map(of_proxy).collect();
         Judged {
             family,
-            k: chosen.map(|at| tried[at].0),
+            k: chosen.map(|at| tried[at].k),
             gold: self.curve(&gold),
             proxy: self.curve(&proxy),
-            above_mean: above.map(|above| self.curve(&above)).unwrap_or_default(),
+            above_mean: self.curve(&above),
         }
     }
 
     fn agreement(&self) -> Average {
-        self.average(|seen, gold| spearman(&seen.means, gold))
+        self.average(|prompt, p| spearman(&prompt.means[p], &prompt.gold))
     }
 
     fn certainty(&self, rule: Rule) -> Average {
-        self.average(|seen, gold| {
-            let certainty: Vec<f64> = spread(seen, rule)?.iter().map(|std| -std).collect();
-            spearman(&certainty, gold)
+        self.average(|prompt, p| {
+            let certainty: Vec<f64> = spread(&prompt.seen[p].pool, rule)?.iter().map(|std| -std).collect();
+            spearman(&certainty, &prompt.gold)
         })
     }
 
     fn error_found(&self, rule: Rule) -> Average {
-        self.average(|seen, gold| {
-            let (proxy, gold) = (standardised(&seen.means), standardised(gold));
+        self.average(|prompt, p| {
+            let (proxy, gold) = (standardised(&prompt.means[p]), standardised(&prompt.gold));
             let error: Vec<f64> = proxy.iter().zip(gold).map(|(p, g)| (p - g).abs()).collect();
-            spearman(&spread(seen, rule)?, &error)
+            spearman(&spread(&prompt.seen[p].pool, rule)?, &error)
         })
     }
 
     /// Pools without a value are left out; the interval as of [`Study::curve`].
-    fn average(&self, of: impl Fn(&Seen, &[f64]) -> Option<f64>) -> Average {
-        let of_proxy = |seen: &Vec<Seen>| -> Vec<Option<f64>> {
-            seen.iter().zip(self.gold).map(|(seen, gold)| of(seen, gold)).collect()
-        };
-        let values: Vec<Vec<Option<f64>>> = self.seen.iter().map(of_proxy).collect();
+    fn average(&self, of: impl Fn(&Prompt, usize) -> Option<f64>) -> Average {
+        let of_proxy =
+            |p: usize| -> Vec<Option<f64>> { self.prompts.iter().map(|prompt| of(prompt, p)).collect() };
+        let values: Vec<Vec<Option<f64>>> = (0..self.proxies).map(of_proxy).collect();
         let over = |prompts: &[usize], proxies: &[usize]| {
             let some = proxies.iter().flat_map(|p| prompts.iter().filter_map(|i| values[*p][*i]));
             let some: Vec<f64> = some.collect();
             if some.is_empty() { 0.0 } else { mean(&some) }
         };
-        let (prompts, proxies) = (self.gold.len(), values.len());
+        let (prompts, proxies) = (self.prompts.len(), values.len());
         let all = |count: usize| (0..count).collect::<Vec<_>>();
         let interval =
             crossed([prompts, proxies], RESAMPLES, self.seed, |[prompts, proxies]| over(prompts, proxies));
@@ -345,16 +262,16 @@ impl Study<'_> {
 }
 
 /// The standard deviations that a rule takes off.
-fn spread(seen: &Seen, rule: Rule) -> Option<Vec<f64>> {
-    let scores = rule.scores(&seen.pool)?;
-    Some(seen.means.iter().zip(scores).map(|(mean, score)| mean - score).collect())
+fn spread(pool: &Pool, rule: Rule) -> Option<Vec<f64>> {
+    let (means, scores) = (Rule::Mean.scores(pool)?, rule.scores(pool)?);
+    Some(means.iter().zip(scores).map(|(mean, score)| mean - score).collect())
 }
 
 /// Values with mean 0 and standard deviation 1.
 fn standardised(values: &[f64]) -> Vec<f64> {
-    let centre = mean(values);
-    let spread = mean(&values.iter().map(|v| (v - centre).powi(2)).collect::<Vec<f64>>()).sqrt();
-    values.iter().map(|v| (v - centre) / spread.max(f64::MIN_POSITIVE)).collect()
+    let centred = centred(values);
+    let spread = mean(&centred.iter().map(|v| v * v).collect::<Vec<f64>>()).sqrt();
+    centred.iter().map(|v| v / spread.max(f64::MIN_POSITIVE)).collect()
 }
 
 #[cfg(test)]

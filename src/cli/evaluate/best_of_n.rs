@@ -1,7 +1,7 @@
 //! `rewarden evaluate best-of-n`: gold and proxy reward of the best of n answers, by the rule that chooses.
 
 use super::{
-    cache::{Cache, Joint},
+    cache::{self, Cache},
     curves,
     plots::PlotArgs,
 };
@@ -15,10 +15,7 @@ use crate::{
     },
     data::pools::{Pool, read_pools},
     digest::hex,
-    evaluate::{
-        over_optimisation::{Seen, compare},
-        select,
-    },
+    evaluate::over_optimisation::{Joint, compare},
     hub::Kind,
     model::cross_encoder::CrossEncoder,
     score::{Embed, Score, Want, batched, in_batches},
@@ -81,7 +78,7 @@ impl BestOfN {
             joints.push(self.joints(folder, &pools)?);
         }
         let gold = self.gold(&pools)?;
-        let report = compare(&seen(joints), &gold, &self.grid, self.seed);
+        let report = compare(&joints, &gold, &self.grid, self.seed);
         curves::draw(&report, &self.plots)?;
         super::print(&report)
     }
@@ -126,7 +123,7 @@ impl BestOfN {
         let cache = Cache::new(self.cache.clone());
         let joints = sequences.iter().map(|pool| {
             let joint = cache.joint(&digest, pool, || {
-                Joint::of(&batched(pool, BATCH_TOKENS, |_| {}, |batch| scorer.embed(batch))?)
+                cache::joint(&batched(pool, BATCH_TOKENS, |_| {}, |batch| scorer.embed(batch))?)
             });
             bar.add(tokens(pool));
             joint
@@ -188,28 +185,4 @@ fn tokens(pool: &[TokenSeq]) -> usize {
 
 fn progress(pools: &[Vec<TokenSeq>]) -> Progress {
     Progress::new(Unit::Tokens, 0, pools.iter().map(|pool| tokens(pool)).sum())
-}
-
-/// Pools as the rules read them: each proxy's own numbers, and those of all, of which there must be several.
-fn seen(joints: Vec<Vec<Joint>>) -> Vec<Vec<Seen>> {
-    let prompts = joints.first().map_or(0, Vec::len);
-    let of_all = |prompt: usize| -> Option<select::Pool> {
-        let members: Vec<(&[f64], &[f64])> =
-            joints.iter().map(|of| (of[prompt].means.as_slice(), of[prompt].covariance.as_slice())).collect();
-        (members.len() > 1).then(|| select::Pool::of_members(&members))
-    };
-    let totals: Vec<Option<select::Pool>> = (0..prompts).map(of_all).collect();
-    let of_prompt = |of: &[Joint], prompt: usize| {
-        let Joint { means, head_variances, covariance } = &of[prompt];
-        let (pool, answers) = (select::Pool::new(means.clone()), means.len());
-        let mut head = vec![0.0; answers * answers];
-        head_variances.iter().enumerate().for_each(|(i, variance)| head[i * (answers + 1)] = *variance);
-        let (head, mut pool) = (pool.clone().with_covariance(&head), pool.with_covariance(covariance));
-        if totals[prompt].is_some() {
-            let members: Vec<&[f64]> = joints.iter().map(|of| of[prompt].means.as_slice()).collect();
-            pool = pool.with_ensemble(&members);
-        }
-        Seen { head, pool, total: totals[prompt].clone(), means: means.clone() }
-    };
-    joints.iter().map(|of| (0..prompts).map(|prompt| of_prompt(of, prompt)).collect()).collect()
 }

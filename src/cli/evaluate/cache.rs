@@ -1,7 +1,10 @@
 //! What a posterior says of a pool, kept on disk: an evaluation that was interrupted goes on, and another one of the same pools
 //! reads it.
 
-use crate::{Error, Result, digest::hex, model::checkpoint::tensors, score::Embedding, text::TokenSeq};
+use crate::{
+    Error, Result, digest::hex, evaluate::over_optimisation::Joint, model::checkpoint::tensors,
+    score::Embedding, text::TokenSeq,
+};
 use candle_core::{DType, Device, Tensor};
 use sha2::{Digest, Sha256};
 use std::{
@@ -20,27 +23,17 @@ pub struct Cache {
 }
 
 /// The posterior of the rewards of one pool.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Joint {
-    pub means: Vec<f64>,
-    pub head_variances: Vec<f64>,
-    /// M x M by rows.
-    pub covariance: Vec<f64>,
-}
-
-impl Joint {
-    pub fn of(embeddings: &[Embedding]) -> Result<Self> {
-        let of = |number: fn(&Embedding) -> f64| embeddings.iter().map(number).collect();
-        let size = embeddings.first().map_or(0, |embedding| embedding.vector.len());
-        let vectors = embeddings.iter().flat_map(|embedding| &embedding.vector).copied();
-        let vectors = Tensor::from_iter(vectors, &Device::Cpu)?;
-        let vectors = vectors.reshape((embeddings.len(), size))?.to_dtype(DType::F64)?;
-        Ok(Self {
-            means: of(|embedding| embedding.mean),
-            head_variances: of(|embedding| embedding.head_variance),
-            covariance: vectors.matmul(&vectors.t()?)?.flatten_all()?.to_vec1()?,
-        })
-    }
+pub fn joint(embeddings: &[Embedding]) -> Result<Joint> {
+    let of = |number: fn(&Embedding) -> f64| embeddings.iter().map(number).collect();
+    let size = embeddings.first().map_or(0, |embedding| embedding.vector.len());
+    let vectors = embeddings.iter().flat_map(|embedding| &embedding.vector).copied();
+    let vectors = Tensor::from_iter(vectors, &Device::Cpu)?;
+    let vectors = vectors.reshape((embeddings.len(), size))?.to_dtype(DType::F64)?;
+    Ok(Joint {
+        means: of(|embedding| embedding.mean),
+        head_variances: of(|embedding| embedding.head_variance),
+        covariance: vectors.matmul(&vectors.t()?)?.flatten_all()?.to_vec1()?,
+    })
 }
 
 impl Cache {
