@@ -53,7 +53,7 @@ pub struct BestOfN {
         env = "REWARDEN_GRID"
     )]
     grid: Vec<f64>,
-    /// Folder that keeps what was computed of each pool, so that another run goes on with it
+    /// Folder that keeps what was computed of each pool, so that another run on the same base goes on with it
     #[arg(long, value_name = "DIR", env = "REWARDEN_CACHE")]
     cache: Option<PathBuf>,
     #[command(flatten)]
@@ -136,6 +136,7 @@ impl BestOfN {
     /// What the numbers of a pool depend on beside its tokens.
     fn digest(&self, parts: &Parts) -> Result<String> {
         let mut digest = Sha256::new().chain_update(&parts.base.name);
+        digest.update(format!("{:?}", self.scoring.compute));
         if let Some(adapter) = &parts.adapter {
             digest.update(adapter.sha256()?);
         }
@@ -171,7 +172,7 @@ impl BestOfN {
 
 fn means(scorer: &mut dyn Score, pool: &[TokenSeq], bar: &mut Progress) -> Result<Vec<f64>> {
     let estimates = in_batches(scorer, pool, Want::Mean, BATCH_TOKENS, |tokens| bar.add(tokens))?;
-    Ok(estimates.into_iter().map(|estimate| estimate.mean).collect())
+    estimates.into_iter().map(|estimate| Ok(estimate.finite(Want::Mean)?.mean)).collect()
 }
 
 fn encode(reader: &Reader, pools: &[Pool]) -> Result<Vec<Vec<TokenSeq>>> {

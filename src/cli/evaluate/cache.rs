@@ -2,8 +2,12 @@
 //! reads it.
 
 use crate::{
-    Error, Result, digest::hex, evaluate::over_optimisation::Joint, model::checkpoint::tensors,
-    score::Embedding, text::TokenSeq,
+    Error, Result,
+    digest::hex,
+    evaluate::over_optimisation::Joint,
+    model::checkpoint::tensors,
+    score::{Embedding, Want},
+    text::TokenSeq,
 };
 use candle_core::{DType, Device, Tensor};
 use sha2::{Digest, Sha256};
@@ -22,8 +26,9 @@ pub struct Cache {
     folder: Option<PathBuf>,
 }
 
-/// The posterior of the rewards of one pool.
+/// The posterior of the rewards of one pool, all of whose numbers must be finite.
 pub fn joint(embeddings: &[Embedding]) -> Result<Joint> {
+    embeddings.iter().try_for_each(|e| e.estimate().finite(Want::MeanAndVariance).map(drop))?;
     let of = |number: fn(&Embedding) -> f64| embeddings.iter().map(number).collect();
     let size = embeddings.first().map_or(0, |embedding| embedding.vector.len());
     let vectors = embeddings.iter().flat_map(|embedding| &embedding.vector).copied();
