@@ -347,3 +347,30 @@ fn assemble(
     }
     Ok(Fitted { posterior: Posterior::of_blocks(blocks, None), evidence, log_likelihood, traces })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The Fisher information sum_y q_y (d ln q_y / d delta)^2 of the two labels, by central differences of their probabilities.
+    #[test]
+    fn curvature_is_the_fisher_information_of_labels_some_of_which_are_wrong() {
+        let h = 1e-5;
+        for noise in [0.0, 0.1, 0.25, 0.45] {
+            for difference in [-6.0, -1.0, 0.0, 0.3, 2.5] {
+                let log = |d: f64| likelihood(d, noise).log;
+                let of_label = |sign: f64| {
+                    let slope = (log(sign * difference + h) - log(sign * difference - h)) / (2.0 * h);
+                    log(sign * difference).exp() * slope * slope
+                };
+                let (got, want) = (likelihood(difference, noise).curvature, of_label(1.0) + of_label(-1.0));
+                assert!(
+                    (got - want).abs() < 1e-7 * want.max(1e-3),
+                    "{noise}, {difference}: {got} is not {want}"
+                );
+                let total = log(difference).exp() + log(-difference).exp();
+                assert!((total - 1.0).abs() < 1e-12, "{noise}, {difference}: {total}");
+            }
+        }
+    }
+}
