@@ -107,11 +107,13 @@ struct Tried {
 /// # Panics
 ///
 /// Unless every proxy has seen every prompt, and every pool has as many answers as the first.
-pub fn compare(joints: &[Vec<Joint>], gold: &[Vec<f64>], grid: &[f64], seed: u64) -> Report {
+pub fn compare(joints: Vec<Vec<Joint>>, gold: &[Vec<f64>], grid: &[f64], seed: u64) -> Report {
     let n = sizes(gold.first().map_or(0, Vec::len));
-    let of_prompt = |i: usize| joints.iter().map(|of| of[i].clone()).collect();
-    let prompts = gold.iter().enumerate().map(|(i, gold)| Prompt::new(of_prompt(i), gold)).collect();
-    let study = Study { prompts, proxies: joints.len(), n: &n, seed };
+    let proxies = joints.len();
+    let mut joints: Vec<_> = joints.into_iter().map(Vec::into_iter).collect();
+    let mut of_prompt = || joints.iter_mut().filter_map(Iterator::next).collect();
+    let prompts = gold.iter().map(|gold| Prompt::new(of_prompt(), gold)).collect();
+    let study = Study { prompts, proxies, n: &n, seed };
     let (mut runs, mut judged) = (Vec::new(), Vec::new());
     let mut base = None;
     for family in Family::ALL {
@@ -131,7 +133,7 @@ pub fn compare(joints: &[Vec<Joint>], gold: &[Vec<f64>], grid: &[f64], seed: u64
     }
     Report {
         prompts: gold.len(),
-        proxies: joints.len(),
+        proxies,
         kl: n.iter().map(|n| kl(*n)).collect(),
         runs,
         judged,

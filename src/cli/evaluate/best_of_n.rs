@@ -78,7 +78,7 @@ impl BestOfN {
             joints.push(self.joints(folder, &pools)?);
         }
         let gold = self.gold(&pools)?;
-        let report = compare(&joints, &gold, &self.grid, self.seed);
+        let report = compare(joints, &gold, &self.grid, self.seed);
         curves::draw(&report, &self.plots)?;
         super::print(&report)
     }

@@ -22,7 +22,7 @@ fn pools(prompts: usize, answers: usize) -> (Vec<Vec<Joint>>, Vec<Vec<f64>>) {
 #[test]
 fn a_penalty_on_known_errors_helps_and_is_chosen() {
     let (joints, gold) = pools(20, 32);
-    let report = compare(&joints, &gold, &[0.0, 0.3, 1.0, 3.0], 0);
+    let report = compare(joints.clone(), &gold, &[0.0, 0.3, 1.0, 3.0], 0);
     assert_eq!((report.n.len(), report.n[5]), (6, 32));
     let judged = |family| report.judged.iter().find(|judged| judged.family == family).unwrap();
     assert!(judged(Family::Std).k.iter().all(|k| *k > 0.0));
@@ -37,7 +37,7 @@ fn a_penalty_on_known_errors_helps_and_is_chosen() {
 #[test]
 fn without_a_penalty_a_rule_is_the_mean_and_one_answer_is_a_random_one() {
     let (joints, gold) = pools(6, 8);
-    let report = compare(&joints, &gold, &[0.0], 0);
+    let report = compare(joints.clone(), &gold, &[0.0], 0);
     let of = |family| report.runs.iter().find(|run| run.family == family).unwrap();
     assert_eq!(of(Family::Std).gold.value, of(Family::Mean).gold.value);
     assert!(of(Family::Mean).gold.value[0].abs() < 1e-12);
@@ -90,7 +90,7 @@ fn gold_of(report: &Report, family: Family) -> &[f64] {
 #[test]
 fn what_compares_answers_compares_those_that_there_are() {
     let (joints, gold) = correlated(8);
-    let report = compare(&joints, &gold, &[2.0], 0);
+    let report = compare(joints.clone(), &gold, &[2.0], 0);
     assert_eq!(report.n, [1, 2, 4, 8]);
     let members = |joints: &[Joint]| joints.iter().map(|of| of.means.clone()).collect::<Vec<_>>();
     let worst = |joints: &[Joint]| {
@@ -119,7 +119,7 @@ fn what_compares_answers_compares_those_that_there_are() {
 fn sets_at_random_are_close_to_all_of_them() {
     let (mut joints, gold) = correlated(14);
     joints.truncate(1);
-    let report = compare(&joints, &gold, &[2.0], 0);
+    let report = compare(joints.clone(), &gold, &[2.0], 0);
     let spread = mean(&gold[0].iter().map(|g| g * g).collect::<Vec<f64>>()).sqrt();
     for (n, got) in report.n.iter().zip(gold_of(&report, Family::RelativeStd)) {
         let want = enumerated(&joints, &gold[0], *n, |joints| relative(&joints[0]));
@@ -131,7 +131,7 @@ fn sets_at_random_are_close_to_all_of_them() {
 #[test]
 fn the_proxy_of_an_ensemble_is_the_mean_of_its_members() {
     let (joints, gold) = correlated(8);
-    let report = compare(&joints, &gold, &[0.0], 0);
+    let report = compare(joints.clone(), &gold, &[0.0], 0);
     let of_all = report.runs.iter().find(|run| run.family == Family::EnsembleMean).unwrap();
     let [a, b] = [0, 1].map(|p| &joints[p][0].means);
     let average: Vec<f64> = a.iter().zip(b).map(|(a, b)| (a + b) / 2.0).collect();
