@@ -19,6 +19,7 @@ pub mod inspect;
 pub mod model;
 pub mod output;
 pub mod pairs;
+mod penalty;
 pub mod place;
 mod progress;
 pub mod render;

@@ -33,6 +33,7 @@ pub mod rank;
 pub mod select;
 pub mod spread;
 pub mod stability;
+pub mod verdicts;
 
 pub use pairs::PairMeasures;
 

@@ -30,6 +30,8 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
+use crate::{evaluate::verdicts::Verdict, score::rule::Calibration};
+
 pub use block::Block;
 pub use check::Target;
 pub use config::FitConfig;
@@ -38,7 +40,7 @@ pub use novelty::Novelty;
 pub use parts::Parts;
 pub use prior::Prior;
 pub use sketch::Sketch;
-pub use walk::{Walk, Wanted};
+pub use walk::{Vectors, Walk, Wanted};
 
 /// Everything that `posterior.safetensors` holds.
 #[derive(Debug, Clone)]
@@ -83,9 +85,20 @@ impl Posterior {
         Ok(Self { form, ..self })
     }
 
-    /// What tells how unusual a variance is, where pairs were held out of the fit.
+    /// What tells how unusual an answer is, where pairs were held out of the fit.
     pub fn novelty(&self) -> Option<Novelty> {
-        Novelty::new(&self.config.as_ref()?.quantiles.as_ref()?.single)
+        Novelty::new(self.config.as_ref()?.quantiles.as_ref()?)
+    }
+
+    /// The held-out verdicts that the fit stored.
+    pub fn verdicts(&self) -> Vec<Verdict> {
+        let held_out = self.config.as_ref().and_then(|config| config.held_out.as_ref());
+        held_out.map(|held_out| held_out.verdicts.clone()).unwrap_or_default()
+    }
+
+    /// What the fit stored for penalties.
+    pub fn calibration(&self) -> Calibration {
+        self.config.as_ref().map(FitConfig::calibration).unwrap_or_default()
     }
 }
 

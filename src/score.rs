@@ -12,7 +12,7 @@ use crate::{
     Error, Result,
     model::{RewardModel, sink::Jacobians},
     nn::pack::{Packed, fold::by_prefix, own_tokens},
-    posterior::{Novelty, Posterior, Wanted},
+    posterior::{Posterior, Vectors, Wanted},
     text::TokenSeq,
 };
 
@@ -24,10 +24,11 @@ pub mod joint;
 mod judge;
 pub mod penalty;
 pub mod rescale;
+pub mod rule;
 pub mod select;
 
 use candidates::Candidates;
-pub use embedding::{Embed, Embedding};
+pub use embedding::{Embed, Embedding, relative_estimates};
 pub use judge::Judge;
 use penalty::Penalty;
 use select::{Pool, Selected, distinct, select};
@@ -48,6 +49,9 @@ pub struct Estimate {
     pub mean: f64,
     /// `None` where it was not asked for or the model has no posterior.
     pub variance: Option<f64>,
+    /// 1 - v / v0 in [0, 1], the share of the prior variance that the preference pairs removed (posterior contraction; Schad,
+    /// Betancourt and Vasishth, 2021); `None` where there is no variance, and where the prior variance is 0.
+    pub contraction: Option<f64>,
 }
 
 /// An estimate with its conservative score; every number is finite.
@@ -59,11 +63,56 @@ pub struct Rated {
     pub variance: Option<f64>,
     /// Square root of the variance.
     pub std: Option<f64>,
+    /// Share of the prior variance that the preference pairs removed.
+    pub contraction: Option<f64>,
     /// The mean less the penalty.
     pub score: f64,
 }
 
+/// What one posterior says of one reward.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Moments {
+    /// Posterior mean of the reward.
+    pub mean: f64,
+    /// `None` where they were not asked for or the model has no posterior.
+    pub variances: Option<Variances>,
+}
+
+/// The variance of a reward after and before the preference pairs were seen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Variances {
+    /// v = J Sigma J^T.
+    pub posterior: f64,
+    /// v0 = J Lambda^-1 J^T.
+    pub prior: f64,
+}
+
+impl Moments {
+    /// The estimate of a model that is alone.
+    pub fn estimate(self) -> Estimate {
+        match self.variances {
+            None => Estimate::of_mean(self.mean),
+            Some(Variances { posterior, prior }) => Estimate::of_variances(self.mean, posterior, prior),
+        }
+    }
+}
+
+/// Returns 1 - v / v0, in [0, 1] whatever the rounding; `None` where v0 is 0.
+pub fn contraction(variance: f64, prior_variance: f64) -> Option<f64> {
+    (prior_variance > 0.0).then(|| (1.0 - variance / prior_variance).clamp(0.0, 1.0))
+}
+
 impl Estimate {
+    /// A mean without a variance.
+    pub fn of_mean(mean: f64) -> Self {
+        Self { mean, variance: None, contraction: None }
+    }
+
+    /// A mean with its variance, and the variance before any pair was seen.
+    pub fn of_variances(mean: f64, variance: f64, prior_variance: f64) -> Self {
+        Self { mean, variance: Some(variance), contraction: contraction(variance, prior_variance) }
+    }
+
     /// Refuses an estimate that is not a number, or whose variance is negative, or missing where it is wanted.
     pub fn finite(self, want: Want) -> Result<Self> {
         if !self.mean.is_finite() {
@@ -78,19 +127,14 @@ impl Estimate {
         }
     }
 
-    /// Returns the percentile of the variance, where there is one and what to hold it against.
-    pub fn novelty(self, by: Option<&Novelty>) -> Option<f64> {
-        Some(by?.of(self.variance?))
-    }
-
-    /// Takes the penalty off a finite estimate; a factor that leaves no finite score is refused.
+    /// Applies a penalty to a finite estimate; numbers that leave no finite score are refused.
     pub fn rated(self, penalty: Penalty) -> Result<Rated> {
-        let Self { mean, variance } = self;
-        let score = penalty.score(mean, variance);
+        let Self { mean, variance, contraction } = self;
+        let score = penalty.score(&self);
         if !score.is_finite() {
             return Err(Error::field("penalty.k", "too large: a score is not a finite number"));
         }
-        Ok(Rated { mean, variance, std: variance.map(f64::sqrt), score })
+        Ok(Rated { mean, variance, std: variance.map(f64::sqrt), contraction, score })
     }
 }
 
@@ -174,6 +218,11 @@ impl Scorer {
 
     /// Scores a batch: one estimate per sequence in its order.
     pub fn estimates(&self, batch: &[&TokenSeq], want: Want) -> Result<Vec<Estimate>> {
+        Ok(self.moments(batch, want)?.into_iter().map(Moments::estimate).collect())
+    }
+
+    /// The mean and the variances of each sequence of a batch, in its order.
+    pub fn moments(&self, batch: &[&TokenSeq], want: Want) -> Result<Vec<Moments>> {
         let want = self.able(want);
         self.in_order(batch, want, |sequences, bytes| self.pass(sequences, want, bytes))
     }
@@ -195,12 +244,16 @@ impl Scorer {
         let candidates = Candidates::new(&self.model, Some(posterior), &trace, Wanted::Covariances)?;
         let mut embeddings = Vec::with_capacity(sequences.len());
         for walk in candidates.all(self.model.tokens_within(bytes))? {
-            let variances = walk.variances().to_vec();
-            let vectors = walk.covariances()?.map(|vectors| vectors.to_vec2::<f32>()).transpose()?;
-            for (vector, variance) in vectors.unwrap_or_default().into_iter().zip(variances) {
+            let (variances, prior_variances) = (walk.variances().to_vec(), walk.prior_variances().to_vec());
+            let Some(Vectors { posterior, prior }) = walk.vectors()? else { continue };
+            let vectors = posterior.to_vec2::<f32>()?.into_iter().zip(prior.to_vec2::<f32>()?);
+            for ((vector, prior), (variance, of_prior)) in
+                vectors.zip(variances.into_iter().zip(prior_variances))
+            {
                 let at = embeddings.len();
-                let (mean, head) = (candidates.means()[at], candidates.head_variances()[at]);
-                embeddings.push(Embedding { mean, head_variance: head, vector }.of_variance(variance));
+                let (mean, head_variance) = (candidates.means()[at], candidates.head_variances()[at]);
+                let embedding = Embedding { mean, head_variance, vector, prior, deviations: Vec::new() };
+                embeddings.push(embedding.of_variances(variance, of_prior));
             }
         }
         Ok(embeddings)
@@ -223,17 +276,22 @@ impl Scorer {
     }
 
     /// Scores sequences that are computed together, within so many bytes of activations.
-    fn pass(&self, sequences: &[&TokenSeq], want: Want, bytes: usize) -> Result<Vec<Estimate>> {
+    fn pass(&self, sequences: &[&TokenSeq], want: Want, bytes: usize) -> Result<Vec<Moments>> {
         let Some(posterior) = self.posterior.as_ref().filter(|_| want == Want::MeanAndVariance) else {
             let rewards = self.model.rewards(&Packed::folded(sequences))?;
-            return Ok(rewards.into_iter().map(|mean| Estimate { mean, variance: None }).collect());
+            return Ok(rewards.into_iter().map(|mean| Moments { mean, variances: None }).collect());
         };
         let packed = worth_folding(sequences);
         let trace = self.model.forward_within(&packed, bytes)?;
         let candidates = Candidates::new(&self.model, Some(posterior), &trace, Wanted::Variances)?;
         let walked = candidates.all(self.model.tokens_within(bytes))?;
-        let both = trace.rewards().iter().zip(walked.iter().flat_map(|walk| walk.variances()));
-        Ok(both.map(|(mean, variance)| Estimate { mean: *mean, variance: Some(*variance) }).collect())
+        let variances = walked.iter().flat_map(|walk| walk.variances().iter().zip(walk.prior_variances()));
+        let all = trace.rewards().iter().zip(variances);
+        let moments = |(mean, (v, prior)): (&f64, (&f64, &f64))| Moments {
+            mean: *mean,
+            variances: Some(Variances { posterior: *v, prior: *prior }),
+        };
+        Ok(all.map(moments).collect())
     }
 
     /// Computes passes, as many at a time as there are threads: each then works on its own, without waiting for the others
@@ -299,8 +357,8 @@ impl Score for Scorer {
 impl Embed for Scorer {
     fn embed(&self, batch: &[&TokenSeq]) -> Result<Vec<Embedding>> {
         let Some(posterior) = &self.posterior else {
-            let alone = |e: Estimate| Embedding { mean: e.mean, head_variance: 0.0, vector: Vec::new() };
-            return Ok(self.estimates(batch, Want::Mean)?.into_iter().map(alone).collect());
+            let estimates = self.estimates(batch, Want::Mean)?;
+            return Ok(estimates.into_iter().map(|estimate| Embedding::of_mean(estimate.mean)).collect());
         };
         let want = Want::MeanAndVariance;
         self.in_order(batch, want, |sequences, bytes| self.embed_pass(posterior, sequences, bytes))
@@ -347,21 +405,26 @@ pub fn runs_within(lengths: &[usize], budget: usize) -> Vec<Range<usize>> {
     runs(lengths.len(), |_, i, tokens| Some(tokens + lengths[i]).filter(|tokens| *tokens <= budget))
 }
 
-/// Rewards, and the variance of each group's combination of them: of the reward itself where a group has one, of the
+/// Rewards, and an estimate of each group's combination of them: of the reward itself where a group has one, of the
 /// difference chosen - rejected where it has two.
 pub fn with_variances(
     model: &RewardModel,
     posterior: &Posterior,
     packed: &Packed,
     rewards_per_group: usize,
-) -> Result<(Vec<f64>, Vec<f64>)> {
+) -> Result<(Vec<f64>, Vec<Estimate>)> {
     let trace = model.forward(packed)?;
     let sign = |i: usize| if i.is_multiple_of(rewards_per_group) { 1.0 } else { -1.0 };
     let cotangents: Vec<f64> = (0..packed.pooled.len()).map(sign).collect();
     let mut walk = posterior.walk(packed.groups.len(), Wanted::Variances);
     let mut sink = Jacobians::new(packed, |name, j| walk.add(name, j));
     model.backward(&trace, &cotangents, &mut sink)?;
-    Ok((trace.rewards().to_vec(), walk.variances().to_vec()))
+    let rewards = trace.rewards().to_vec();
+    let means =
+        rewards.chunks(rewards_per_group).map(|of| of.iter().enumerate().map(|(i, f)| sign(i) * f).sum());
+    let variances = walk.variances().iter().zip(walk.prior_variances());
+    let estimates = means.zip(variances).map(|(mean, (v, prior))| Estimate::of_variances(mean, *v, *prior));
+    Ok((rewards.clone(), estimates.collect()))
 }
 
 /// Scores any number of sequences in batches of at most `budget` tokens, those that begin alike together; `done` hears of the tokens

@@ -87,7 +87,7 @@ fn pool(scorer: &mut Scorer, alone: &mut Scorer, members: &[&TokenSeq]) -> Resul
 
 /// Fails where a candidate other than the selected one has the better score, by more than rounding.
 fn check(all: &[Estimate], index: usize, penalty: Penalty) -> Result<()> {
-    let score = |estimate: &Estimate| penalty.score(estimate.mean, estimate.variance);
+    let score = |estimate: &Estimate| penalty.score(estimate);
     let best = all.iter().map(score).fold(f64::MIN, f64::max);
     let found = all.get(index).map_or(f64::MIN, score);
     match best - found <= 1e-4 * best.abs().max(1.0) {

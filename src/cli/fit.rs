@@ -13,17 +13,13 @@ use crate::{
     data::read_pairs,
     fit::{self, Fitted, Options, Size, Tokens, checkpoint::Store},
     hub,
-    model::{RewardModel, adapter::Adapter, head::Outputs},
-    nn::pack::Packed,
+    model::{adapter::Adapter, head::Outputs},
     posterior::{
-        FitConfig, Form, Posterior, Prior,
-        config::{Base, Quantiles},
+        FitConfig, Prior,
+        config::Base,
         fit::{CurvatureKind, Rank},
         store,
     },
-    score::{Embed, Scorer, Sharing, batched, with_variances},
-    text::TokenSeq,
-    train::{Example, by_tokens},
 };
 use candle_core::Tensor;
 use rand::{SeedableRng, seq::SliceRandom};
@@ -34,8 +30,9 @@ use std::{
     time::Duration,
 };
 
-/// Probabilities of the quantiles that are kept.
-const PROBABILITIES: [f64; 13] = [0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99];
+mod held_out;
+
+use held_out::Measured;
 
 /// The flags of `rewarden fit`.
 #[derive(Debug, clap::Args)]
@@ -69,7 +66,8 @@ pub struct Fit {
     /// Fits to this many pairs, drawn by `--seed`
     #[arg(long, value_name = "PAIRS", env = "REWARDEN_MAX_PAIRS")]
     max_pairs: Option<usize>,
-    /// Pairs whose variances are kept as quantiles: without them, or with a few only, nothing tells how unusual a variance is
+    /// Pairs that are not fitted to: their uncertainties are stored as quantiles (novelty), with the spread and a low quantile of their
+    /// rewards (penalties) and their verdicts (`error_rate`)
     #[arg(long, value_name = "FILE", env = "REWARDEN_HELD_OUT")]
     held_out: Option<PathBuf>,
     /// Most tokens in one forward and backward
@@ -116,7 +114,7 @@ impl Fit {
         let (train, held_out) = self.data(&opened)?;
         if held_out.is_none() {
             tracing::warn!(
-                "no quantiles of variances: scores will have no novelty (hint: give `--held-out`)"
+                "nothing is held out: scores will have no novelty, and no penalty by contraction (hint: give `--held-out`)"
             );
         }
         eprint!("fitting to {}", train.counts());
@@ -127,8 +125,13 @@ impl Fit {
         for kind in &fitted.evidence.at_bound {
             tracing::warn!("the evidence holds the prior precision of {kind} at its bound");
         }
-        let quantiles = self.quantiles(&work, &fitted)?;
-        let config = self.config(&work, &fitted, quantiles)?;
+        let measured = match &work.held_out {
+            Some(pairs) => {
+                Some(held_out::measure(&opened.model, &fitted.posterior, &pairs.examples, self.batch_tokens)?)
+            }
+            None => None,
+        };
+        let config = self.config(&work, &fitted, measured)?;
         let report = report(&config, &fitted, &work, initial_seed)?;
         fitted.posterior.config = Some(config);
         fitted.posterior.save(&work.output)?;
@@ -219,7 +222,9 @@ impl Fit {
         Ok(super::train::fingerprint(&start, &work.train.examples))
     }
 
-    fn config(&self, work: &Work, fitted: &Fitted, quantiles: Option<Quantiles>) -> Result<FitConfig> {
+    fn config(&self, work: &Work, fitted: &Fitted, measured: Option<Measured>) -> Result<FitConfig> {
+        let (quantiles, held_out) =
+            measured.map(|Measured { quantiles, held_out }| (quantiles, held_out)).unzip();
         let Work { opened, adapter, .. } = work;
         let (evidence, shape) = (&fitted.evidence, &opened.base.config);
         Ok(FitConfig {
@@ -242,58 +247,10 @@ impl Fit {
             }),
             outputs: (opened.base.outputs != Outputs::One).then(|| opened.base.outputs.clone()),
             quantiles,
+            held_out,
             left_out: adapter.fixed().collect(),
             version: Some(env!("CARGO_PKG_VERSION").into()),
         })
-    }
-
-    fn quantiles(&self, work: &Work, fitted: &Fitted) -> Result<Option<Quantiles>> {
-        let Some(held_out) = &work.held_out else { return Ok(None) };
-        let (model, posterior, pairs) = (&work.opened.model, &fitted.posterior, &held_out.examples);
-        let tokens = pairs.iter().map(|e| e.chosen.ids.len() + e.rejected.ids.len()).sum();
-        let mut progress = Progress::new(Unit::Tokens, 0, tokens);
-        let (single, difference) = match &posterior.form {
-            Form::Sketch(_) => self.by_vectors(model, posterior, pairs, &mut progress)?,
-            Form::Blocks(_) => self.by_backwards(model, posterior, pairs, &mut progress)?,
-        };
-        progress.finish();
-        Ok(Some(Quantiles { single: quantiles_of(single), difference: quantiles_of(difference) }))
-    }
-
-    /// Variances of rewards and of differences: of a sketch, whose vectors have both exactly, by one backward.
-    fn by_vectors(
-        &self,
-        model: &RewardModel,
-        posterior: &Posterior,
-        pairs: &[Example],
-        progress: &mut Progress,
-    ) -> Result<(Vec<f64>, Vec<f64>)> {
-        let scorer = Scorer::new(model.clone(), Some(posterior.clone()), Sharing::Shared);
-        let sides: Vec<TokenSeq> =
-            pairs.iter().flat_map(|e| [e.chosen.clone(), e.rejected.clone()]).collect();
-        let embedded =
-            batched(&sides, self.batch_tokens, |tokens| progress.add(tokens), |batch| scorer.embed(batch))?;
-        let single = embedded.iter().map(|e| e.covariance(e)).collect();
-        Ok((single, embedded.chunks_exact(2).map(|pair| pair[0].difference_variance(&pair[1])).collect()))
-    }
-
-    /// The same of separate blocks, by a backward for each.
-    fn by_backwards(
-        &self,
-        model: &RewardModel,
-        posterior: &Posterior,
-        pairs: &[Example],
-        progress: &mut Progress,
-    ) -> Result<(Vec<f64>, Vec<f64>)> {
-        let (mut single, mut difference) = (Vec::new(), Vec::new());
-        for batch in by_tokens(&pairs.iter().collect::<Vec<_>>(), self.batch_tokens) {
-            let alone = Packed::sequences(batch.iter().flat_map(|e| [&e.chosen, &e.rejected]));
-            single.extend(with_variances(model, posterior, &alone, 1)?.1);
-            let together = Packed::pairs(batch.iter().map(|e| (&e.chosen, &e.rejected)));
-            difference.extend(with_variances(model, posterior, &together, 2)?.1);
-            progress.add(alone.tokens());
-        }
-        Ok((single, difference))
     }
 }
 
@@ -346,10 +303,4 @@ fn report(config: &FitConfig, fitted: &Fitted, work: &Work, initial_seed: Option
         report["held_out_truncated"] = json!(held_out.truncated);
     }
     Ok(report)
-}
-
-fn quantiles_of(mut values: Vec<f64>) -> Vec<(f64, f64)> {
-    values.sort_by(f64::total_cmp);
-    let last = values.len().saturating_sub(1) as f64;
-    PROBABILITIES.iter().filter_map(|p| Some((*p, *values.get((p * last).round() as usize)?))).collect()
 }

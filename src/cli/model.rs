@@ -13,7 +13,7 @@ use crate::{
         head::Outputs,
     },
     posterior::{Novelty, Posterior, Target, store},
-    score::{Judge, Scorer, Want},
+    score::{Judge, Scorer, Want, rule::Calibration},
     text::Reader,
 };
 use candle_core::{DType, Device};
@@ -166,6 +166,8 @@ pub struct Ready {
     pub reader: Reader,
     pub scorer: Box<dyn Judge>,
     pub novelty: Option<Novelty>,
+    /// What penalties read of the posterior.
+    pub calibration: Calibration,
 }
 
 impl Ready {
@@ -190,7 +192,8 @@ impl ModelArgs {
         if self.adapter.is_some() {
             return Err(Error::Usage("--adapter: a cross-encoder takes none".into()));
         }
-        Ok(Some(Ready { reader: model.reader.clone(), scorer: Box::new(model), novelty: None }))
+        let (reader, calibration) = (model.reader.clone(), Calibration::default());
+        Ok(Some(Ready { reader, scorer: Box::new(model), novelty: None, calibration }))
     }
 
     pub fn open(&self) -> Result<Opened> {
@@ -256,7 +259,8 @@ impl Parts {
         let reader = self.base.reader();
         let scorer = self.into_scorer(want, scoring, backend)?;
         let novelty = scorer.posterior.as_ref().and_then(Posterior::novelty);
-        Ok(Ready { reader, scorer: Box::new(scorer), novelty })
+        let calibration = scorer.posterior.as_ref().map(Posterior::calibration).unwrap_or_default();
+        Ok(Ready { reader, scorer: Box::new(scorer), novelty, calibration })
     }
 
     /// The file of the posterior in the adapter's folder, where there is one.

@@ -3,6 +3,7 @@
 use super::{
     model::{ModelArgs, Ready},
     output::write_stdout,
+    penalty::PenaltyArgs,
     progress::{Progress, Unit},
     scoring::ScoringArgs,
 };
@@ -12,10 +13,7 @@ use crate::{
     item::{Id, Item},
     model::checkpoint::tensors,
     posterior::Novelty,
-    score::{
-        Embedding, Estimate, Judge, Rated, Want, batched, in_batches,
-        penalty::{Kind, Penalty},
-    },
+    score::{Embedding, Estimate, Judge, Rated, Want, batched, in_batches, penalty::Penalty},
     text::{Encoder, Limit, TokenSeq, Truncation},
 };
 use candle_core::{Device, Tensor};
@@ -38,12 +36,8 @@ pub struct Score {
     /// Scores, one JSON object a line, in the order of the items; `-` is standard output
     #[arg(long, value_name = "FILE", default_value = "-", env = "REWARDEN_OUTPUT")]
     output: PathBuf,
-    /// What is taken off the mean: k standard deviations, k variances, or nothing
-    #[arg(long, value_enum, default_value = "std", env = "REWARDEN_PENALTY")]
-    penalty: Kind,
-    /// Factor of the penalty
-    #[arg(long, default_value_t = Penalty::DEFAULT_K, env = "REWARDEN_K")]
-    k: f64,
+    #[command(flatten)]
+    penalty: PenaltyArgs,
     /// Computes means only, at about half the cost
     #[arg(long, env = "REWARDEN_NO_VARIANCE")]
     no_variance: bool,
@@ -82,8 +76,10 @@ struct Line<'a> {
     mean: f64,
     variance: Option<f64>,
     std: Option<f64>,
+    contraction: Option<f64>,
     score: f64,
     novelty: Option<f64>,
+    variance_percentile: Option<f64>,
     tokens: usize,
     truncated: bool,
 }
@@ -99,13 +95,16 @@ struct Timing {
 impl Score {
     /// Scores the file; nothing is written unless every item has its score.
     pub fn run(self) -> Result<()> {
-        let penalty = Penalty::new(self.penalty, self.k)?;
         let want = if self.no_variance { Want::Mean } else { Want::MeanAndVariance };
         self.scoring.check(want)?;
         let started = Instant::now();
         let ready = self.model.ready(want, &self.scoring)?;
         let want = ready.able(want);
-        let Ready { reader, mut scorer, novelty } = ready;
+        let Ready { reader, mut scorer, novelty, calibration } = ready;
+        let penalty = match want {
+            Want::Mean => Penalty::None,
+            Want::MeanAndVariance => self.penalty.resolve(&calibration)?,
+        };
         let load_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
         let max_length = self.max_length.unwrap_or(usize::MAX).min(reader.max_length);
@@ -159,8 +158,7 @@ impl Score {
             ("means".to_owned(), Tensor::new(means, &Device::Cpu)?),
         ]);
         tensors::write(path, &tensors, HashMap::new())?;
-        let estimate = |e: &Embedding| Estimate { mean: e.mean, variance: Some(e.covariance(e)) };
-        Ok(embedded.iter().map(estimate).collect())
+        Ok(embedded.iter().map(Embedding::estimate).collect())
     }
 
     /// The input's name, and its items as token sequences.
@@ -196,15 +194,17 @@ impl Scorable {
         novelty: Option<&Novelty>,
     ) -> Result<Line<'_>> {
         let estimate = estimate.finite(want)?;
-        let Rated { mean, variance, std, score } = estimate.rated(penalty)?;
+        let Rated { mean, variance, std, contraction, score } = estimate.rated(penalty)?;
         let TokenSeq { ids, truncated, .. } = &self.sequence;
         Ok(Line {
             id: self.id.as_ref(),
             mean,
             variance,
             std,
+            contraction,
             score,
-            novelty: estimate.novelty(novelty),
+            novelty: novelty.and_then(|novelty| novelty.of(&estimate)),
+            variance_percentile: novelty.and_then(|novelty| novelty.of_variance(&estimate)),
             tokens: ids.len(),
             truncated: *truncated,
         })
@@ -226,6 +226,7 @@ fn wrong(file: &Path, line: usize, id: Option<&Id>, cause: Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::posterior::config::Quantiles;
 
     fn scorable(id: Option<Id>) -> Scorable {
         Scorable { line: 3, id, sequence: TokenSeq { ids: vec![1, 2], pooled: 1, truncated: false } }
@@ -233,13 +234,18 @@ mod tests {
 
     #[test]
     fn ids_go_back_as_they_came() {
-        let (estimate, novelty) = (Estimate { mean: 1.0, variance: Some(4.0) }, Novelty::new(&[(0.5, 8.0)]));
+        let estimate = Estimate::of_variances(1.0, 4.0, 8.0);
+        let novelty = Novelty::new(&Quantiles {
+            single: vec![(0.5, 8.0)],
+            contraction_single: vec![(0.5, 0.25)],
+            ..Quantiles::default()
+        });
         for id in ["7", "\"7\"", "null"] {
             let item = scorable(serde_json::from_str(id).unwrap());
             let line =
                 item.line(estimate, Want::MeanAndVariance, Penalty::default(), novelty.as_ref()).unwrap();
             let want = format!(
-                r#"{{"id":{id},"mean":1.0,"variance":4.0,"std":2.0,"score":-1.0,"novelty":0.25,"tokens":2,"truncated":false}}"#
+                r#"{{"id":{id},"mean":1.0,"variance":4.0,"std":2.0,"contraction":0.5,"score":-1.0,"novelty":0.3333333333333333,"variance_percentile":0.25,"tokens":2,"truncated":false}}"#
             );
             assert_eq!(serde_json::to_string(&line).unwrap(), want);
         }
@@ -247,8 +253,8 @@ mod tests {
 
     #[test]
     fn what_is_not_finite_names_file_line_and_item() {
-        let most = Penalty::new(Kind::Variance, 1e308).unwrap();
-        let of = |mean, variance| Estimate { mean, variance: Some(variance) };
+        let most = Penalty::variance(1e308);
+        let of = |mean, variance| Estimate::of_variances(mean, variance, 8.0);
         let table = [
             (of(1.0, 4.0), most, "penalty.k: too large: a score is not a finite number"),
             (of(f64::NAN, 4.0), Penalty::default(), "not a finite number: mean: NaN"),

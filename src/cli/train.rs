@@ -166,7 +166,7 @@ impl Train {
         let count = (options.constructed * train.len() as f64).round() as usize;
         let usable = |pair: &&Pair| !of_sources(pair, &options.constructed_exclude_source);
         let from: Vec<&Pair> = train.iter().filter(usable).collect();
-        train.extend(constructed::pairs(&from, count, options.seed));
+        train.extend(constructed::pairs(&from, &options.constructed_kinds, count, options.seed));
         let held_out = self.pairs.encode(held_out, &base.reader())?;
         Ok(Data { train: self.pairs.encode_some(train, &base.reader())?, held_out })
     }

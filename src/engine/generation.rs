@@ -54,7 +54,7 @@ impl Deref for Generation {
 impl Generation {
     /// Takes a model into service under a number that no other has had.
     pub fn new(Model { served, scorer }: Model, number: u64) -> Arc<Self> {
-        let drift = served.novelty.as_ref().map(Drift::new);
+        let drift = served.novelty.as_ref().and_then(Drift::new);
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let seat = Mutex::new(Seat { scorer, drift });
         Arc::new(Self { served, number, created, used: AtomicU64::new(0), seat })
@@ -85,11 +85,13 @@ impl Generation {
         compute(self.seat.lock().unwrap_or_else(PoisonError::into_inner).scorer.as_mut())
     }
 
-    /// Reports how far the variances have moved by now.
+    /// Reports how far the contractions have moved by now.
     pub(super) fn follow(&self, estimates: impl Iterator<Item = Estimate>, metrics: &Metrics) {
         let mut seat = self.seat.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(drift) = &mut seat.drift else { return };
-        estimates.filter_map(|estimate| estimate.variance).for_each(|variance| drift.add(variance));
+        estimates
+            .filter_map(|estimate| estimate.contraction)
+            .for_each(|contraction| drift.add(1.0 - contraction));
         if let Some(index) = drift.index() {
             metrics.drift.with_label_values(&[&self.served.name]).set(index);
         }

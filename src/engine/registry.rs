@@ -11,12 +11,15 @@ use std::{
 use super::generation::Generation;
 use crate::{
     Error, Result, digest,
+    evaluate::verdicts::Verdict,
     model::cross_encoder::CrossEncoder,
     posterior::{Novelty, Posterior},
     score::{
         Judge, Scorer,
         ensemble::Ensemble,
+        penalty::{Kind, Penalty},
         rescale::{Rescaled, Scale},
+        rule::{Calibration, PenaltyRule},
     },
     text::{Encoder, Reader, TokenSeq},
 };
@@ -35,8 +38,12 @@ pub struct Served {
     pub max_length: usize,
     /// Whether the model gives variances.
     pub has_posterior: bool,
-    /// Tells how unusual a variance is.
+    /// Tells how unusual an answer is.
     pub novelty: Option<Novelty>,
+    /// What penalties read of the posterior, on the scale of the rewards as they are served.
+    pub calibration: Calibration,
+    /// The verdicts of held-out pairs, by which `error_rate` is promised; empty where the fit stored none.
+    pub verdicts: Arc<[Verdict]>,
     /// The base, where the model is an adapter on one.
     pub parent: Option<String>,
     /// Tells it from every model that answers otherwise: a digest of base, adapter, posterior, template and scale.
@@ -55,18 +62,20 @@ impl Model {
     /// Describes a scorer by what its posterior has.
     pub fn new(name: String, encoder: Arc<Encoder>, max_length: usize, scorer: Arc<Scorer>) -> Self {
         let posterior = scorer.posterior.as_ref();
-        let (has_posterior, novelty) = (posterior.is_some(), posterior.and_then(Posterior::novelty));
-        let (parent, fingerprint) = (None, String::new());
-        let served = Served { name, encoder, max_length, has_posterior, novelty, parent, fingerprint };
+        let served = Served {
+            has_posterior: posterior.is_some(),
+            novelty: posterior.and_then(Posterior::novelty),
+            calibration: posterior.map(Posterior::calibration).unwrap_or_default(),
+            verdicts: posterior.map(Posterior::verdicts).unwrap_or_default().into(),
+            ..Served::of_means(name, encoder, max_length)
+        };
         Self { served, scorer: Box::new(scorer) }
     }
 
     /// Describes a cross-encoder, which gives no variances.
     pub fn of_means(name: String, model: CrossEncoder) -> Self {
         let Reader { encoder, max_length } = model.reader.clone();
-        let (parent, fingerprint, novelty) = (None, String::new(), None);
-        let served = Served { name, parent, encoder, max_length, has_posterior: false, novelty, fingerprint };
-        Self { served, scorer: Box::new(model) }
+        Self { served: Served::of_means(name, encoder, max_length), scorer: Box::new(model) }
     }
 
     /// Says by what it is told from others.
@@ -83,10 +92,16 @@ impl Model {
 
     /// Puts its rewards on another scale.
     pub fn rescaled(self, scale: Scale) -> Self {
-        let novelty = self.served.novelty.map(|novelty| novelty.scaled(scale.squared()));
-        let fingerprint = digest::fingerprint([self.served.fingerprint, format!("{scale:?}")]);
-        let scorer = Box::new(Rescaled { inner: self.scorer, scale });
-        Self { served: Served { novelty, fingerprint, ..self.served }, scorer }
+        let Self { served, scorer } = self;
+        let served = Served {
+            novelty: served.novelty.map(|novelty| novelty.scaled(scale.squared())),
+            calibration: scale.calibration(served.calibration),
+            // Probabilities of preferences are those of another scale.
+            verdicts: [].into(),
+            fingerprint: digest::fingerprint([served.fingerprint, format!("{scale:?}")]),
+            ..served
+        };
+        Self { served, scorer: Box::new(Rescaled { inner: scorer, scale }) }
     }
 
     /// Scores once, forward and backward: what is broken shows, and what is set up at the first use is set up.
@@ -100,12 +115,40 @@ impl Model {
     pub fn of_ensemble(name: String, members: &[&Served], ensemble: Ensemble) -> Result<Self> {
         let like = *members.first().ok_or_else(|| Error::Usage("an ensemble of nothing".into()))?;
         let fingerprint = digest::fingerprint(members.iter().map(|member| &member.fingerprint));
-        let served = Served { name, has_posterior: true, novelty: None, fingerprint, ..like.clone() };
+        let Served { encoder, max_length, parent, .. } = like.clone();
+        let alone = Served::of_means(name, encoder, max_length);
+        let served = Served { has_posterior: true, parent, fingerprint, ..alone };
         Ok(Self { served, scorer: Box::new(ensemble) })
     }
 }
 
 impl Served {
+    /// A model without a posterior.
+    pub fn of_means(name: String, encoder: Arc<Encoder>, max_length: usize) -> Self {
+        Self {
+            name,
+            encoder,
+            max_length,
+            has_posterior: false,
+            novelty: None,
+            calibration: Calibration::default(),
+            verdicts: [].into(),
+            parent: None,
+            fingerprint: String::new(),
+        }
+    }
+
+    /// The penalty where a request names none: the stored rule, else one standard deviation; none without a posterior.
+    pub fn default_penalty(&self) -> (Penalty, PenaltyRule) {
+        if !self.has_posterior {
+            return (Penalty::None, PenaltyRule::of(Kind::None));
+        }
+        let stored = self.calibration.rule.and_then(|rule| rule.resolve(&self.calibration).ok());
+        stored.unwrap_or_else(|| {
+            (Penalty::default(), PenaltyRule { k: Some(1.0), ..PenaltyRule::of(Kind::Std) })
+        })
+    }
+
     /// A sequence that is scored once before all others; its values do not matter.
     pub(super) fn warming(&self) -> TokenSeq {
         let tokens = WARM_UP.min(self.max_length).max(1);
@@ -211,15 +254,7 @@ mod tests {
     }
 
     fn model(name: &str) -> Model {
-        let served = Served {
-            name: name.into(),
-            encoder: encoder(),
-            max_length: 8,
-            has_posterior: false,
-            novelty: None,
-            parent: None,
-            fingerprint: name.into(),
-        };
+        let served = Served { fingerprint: name.into(), ..Served::of_means(name.into(), encoder(), 8) };
         Model { served, scorer: Box::new(Nothing) }
     }
 

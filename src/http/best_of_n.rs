@@ -16,19 +16,18 @@ use super::{
     layers::Cost,
     object::Object,
     off_runtime,
-    penalty::{PenaltyRequest, Plan},
+    penalty::Plan,
     pool::{Given, PoolRequest, Pools, Shape},
     reward::{TokenUsage, Unusual},
 };
 use crate::{
     Error, Result,
     engine::{Job, Seen, by_size, registry::Served, terms::Terms},
-    evaluate::select::Rule,
     item::{Answer, Id, Message, Prompt},
     score::{
         Embedding, Estimate,
         joint::{Joint, Prospects},
-        penalty::Kind,
+        rule::PenaltyRule,
         select::Selected,
     },
     text::Truncation,
@@ -50,9 +49,9 @@ pub struct BestOfNRequest {
     /// Several prompts with the answers to each, in the place of one.
     #[schema(value_type = Option<Vec<PoolRequest>>)]
     pub pools: Option<Vec<Object<PoolRequest>>>,
-    /// What uncertainty costs; one standard deviation by default.
-    #[schema(value_type = Option<PenaltyRequest>)]
-    pub penalty: Option<Object<PenaltyRequest>>,
+    /// What uncertainty costs; by default the adapter's stored rule, else one standard deviation.
+    #[schema(value_type = Option<PenaltyRule>)]
+    pub penalty: Option<Object<PenaltyRule>>,
     /// How many places of the ranking are wanted, and exact; by default all are listed, and the first is exact.
     #[schema(minimum = 1)]
     pub top: Option<usize>,
@@ -103,6 +102,8 @@ pub struct OneChoice {
     pub model: String,
     #[serde(flatten)]
     pub choice: Choice,
+    /// The penalty as it was applied.
+    pub penalty: PenaltyRule,
     /// What it cost.
     pub usage: TokenUsage,
 }
@@ -117,6 +118,8 @@ pub struct ChoiceList {
     pub model: String,
     /// A choice for each prompt.
     pub data: Vec<Choice>,
+    /// The penalty as it was applied.
+    pub penalty: PenaltyRule,
     /// What it cost.
     pub usage: TokenUsage,
 }
@@ -156,16 +159,26 @@ pub struct Ranked {
     /// Square root of the variance.
     #[schema(required, minimum = 0.0)]
     pub std: Option<f64>,
+    /// Share of the prior variance that the preference pairs removed; null where the variance is.
+    #[schema(required, minimum = 0.0, maximum = 1.0)]
+    pub contraction: Option<f64>,
+    /// The same of the reward's difference to the mean of all candidates, in a report of all.
+    #[schema(required, minimum = 0.0, maximum = 1.0)]
+    pub contraction_relative: Option<f64>,
     /// The mean less the penalty; null where it needs a variance that was not computed in full.
     #[schema(required)]
     pub score: Option<f64>,
-    /// Percentile of the variance, as in `/v1/rewards`.
+    /// Percentile of 1 - contraction, as in `/v1/rewards`.
     #[schema(required, minimum = 0.0, maximum = 1.0)]
     pub novelty: Option<f64>,
+    /// Percentile of the variance, as in `/v1/rewards`.
+    #[schema(required, minimum = 0.0, maximum = 1.0)]
+    pub variance_percentile: Option<f64>,
     /// Whether the novelty is at or past the service's threshold.
     #[schema(required)]
     pub novel: Option<bool>,
-    /// Probability that its reward is the highest, in a report of all.
+    /// Probability that its reward is the highest, in a report of all: information, not advice. As a rule for choosing it was worse
+    /// than the mean.
     #[schema(required, minimum = 0.0, maximum = 1.0)]
     pub probability_best: Option<f64>,
     /// How far its reward is expected to lie below the highest, in a report of all.
@@ -239,10 +252,10 @@ pub async fn best_of_n(
         choices.into_iter().zip(ids).map(|(choice, id)| Choice { id, ..choice }).collect();
     data.iter_mut().enumerate().for_each(|(index, choice)| choice.finish(index, settled.top, &app, &model));
     let cost = Cost { items: sizes.iter().sum(), tokens };
-    let (model, usage) = (model.name.clone(), TokenUsage { tokens });
+    let (model, penalty, usage) = (model.name.clone(), settled.plan.rule, TokenUsage { tokens });
     let reply = match data.pop_if(|_| shape != Shape::List) {
-        Some(choice) => BestOfNResponse::One(OneChoice { model, choice, usage }),
-        None => BestOfNResponse::List(ChoiceList { object: "list", model, data, usage }),
+        Some(choice) => BestOfNResponse::One(OneChoice { model, choice, penalty, usage }),
+        None => BestOfNResponse::List(ChoiceList { object: "list", model, data, penalty, usage }),
     };
     Ok((Extension(cost), Json(reply)))
 }
@@ -271,7 +284,7 @@ impl Settled {
 
     /// Whether it takes to know how the candidates vary together.
     fn is_joint(&self) -> bool {
-        self.report == Report::All || self.plan.relative || self.seed.is_some()
+        self.report == Report::All || self.plan.is_relative() || self.seed.is_some()
     }
 
     /// What a selection tells of each pool.
@@ -301,7 +314,10 @@ impl Settled {
     fn joint(&self, pool: u64, seen: Vec<Seen<Embedding>>) -> Result<Choice> {
         let (embeddings, seen): (Vec<Embedding>, Vec<Seen<()>>) = seen.into_iter().map(Seen::apart).unzip();
         let joint = Joint::new(embeddings)?;
-        let (estimates, scores) = (joint.estimates(), self.scores(&joint)?);
+        let (estimates, relative) = (joint.estimates(), joint.relative_estimates());
+        let judged = if self.plan.is_relative() { &relative } else { &estimates };
+        let score = |estimate: &Estimate| self.plan.rate(*estimate).map(|rated| rated.score);
+        let scores: Vec<f64> = judged.iter().map(score).collect::<Result<_>>()?;
         let best = first_of_highest(&scores);
         let scores: Vec<Option<f64>> = scores.into_iter().map(Some).collect();
         let mut ranking = ranking(&estimates, &scores, &seen);
@@ -311,21 +327,13 @@ impl Settled {
         if all {
             let Prospects { probability, regret } = joint.prospects();
             for ranked in &mut ranking {
+                ranked.contraction_relative = relative[ranked.index].contraction;
                 ranked.probability_best = Some(probability[ranked.index]);
                 ranked.expected_regret = Some(regret[ranked.index]);
             }
         }
         let covariance = all.then(|| joint.covariance().to_vec());
         Ok(Choice { thompson, covariance, ..Choice::new(best, ranking, computed) })
-    }
-
-    fn scores(&self, joint: &Joint) -> Result<Vec<f64>> {
-        let Plan { penalty, relative, .. } = self.plan;
-        match (relative, penalty.kind()) {
-            (true, Kind::Std) => joint.scores(Rule::RelativeStd(penalty.k())),
-            (true, Kind::Variance) => joint.scores(Rule::RelativeVariance(penalty.k())),
-            _ => joint.estimates().iter().map(|e| e.rated(penalty).map(|rated| rated.score)).collect(),
-        }
     }
 }
 
@@ -339,15 +347,16 @@ impl Choice {
         self.index = index;
         self.ranking.truncate(top.unwrap_or(usize::MAX));
         for ranked in &mut self.ranking {
-            let Unusual { novelty, novel } = app.unusual(served, ranked.estimate());
-            (ranked.novelty, ranked.novel) = (novelty, novel);
+            let Unusual { novelty, variance_percentile, novel } = app.unusual(served, ranked.estimate());
+            (ranked.novelty, ranked.variance_percentile, ranked.novel) =
+                (novelty, variance_percentile, novel);
         }
     }
 }
 
 impl Ranked {
     fn estimate(&self) -> Estimate {
-        Estimate { mean: self.mean, variance: self.variance }
+        Estimate { mean: self.mean, variance: self.variance, contraction: self.contraction }
     }
 }
 
@@ -358,8 +367,11 @@ fn ranking(estimates: &[Estimate], scores: &[Option<f64>], seen: &[Seen<()>]) ->
         mean: estimates[index].mean,
         variance: estimates[index].variance,
         std: estimates[index].variance.map(f64::sqrt),
+        contraction: estimates[index].contraction,
+        contraction_relative: None,
         score: scores[index],
         novelty: None,
+        variance_percentile: None,
         novel: None,
         probability_best: None,
         expected_regret: None,

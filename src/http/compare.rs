@@ -13,7 +13,7 @@ use super::{
     layers::Cost,
     object::Object,
     off_runtime,
-    penalty::{PenaltyRequest, Plan},
+    penalty::Plan,
     pool::{Given, PoolRequest, Pools, Shape},
     reward::{Reward, TokenUsage},
 };
@@ -21,7 +21,7 @@ use crate::{
     Error, Result,
     engine::{Job, Seen, by_size, terms::Terms},
     item::{Answer, Id, Message, Prompt},
-    score::{Embedding, joint::Joint},
+    score::{Embedding, joint::Joint, rule::PenaltyRule},
     text::Truncation,
 };
 
@@ -45,9 +45,9 @@ pub struct CompareRequest {
     /// Several prompts with the answers to each, in the place of one.
     #[schema(value_type = Option<Vec<PoolRequest>>)]
     pub pools: Option<Vec<Object<PoolRequest>>>,
-    /// What uncertainty costs, in each answer's `score`; one standard deviation by default.
-    #[schema(value_type = Option<PenaltyRequest>)]
-    pub penalty: Option<Object<PenaltyRequest>>,
+    /// What uncertainty costs, in each answer's `score`; by default the adapter's stored rule, else one standard deviation.
+    #[schema(value_type = Option<PenaltyRule>)]
+    pub penalty: Option<Object<PenaltyRule>>,
     /// What is cut from answers that are too long; by default they are an error.
     pub truncation: Option<Truncation>,
 }
@@ -74,6 +74,10 @@ pub struct PairComparison {
     /// Variance of the difference; null without a posterior.
     #[schema(required, minimum = 0.0)]
     pub variance_difference: Option<f64>,
+    /// Share of the prior variance of the difference that the preference pairs removed; null without a posterior, and for equal
+    /// answers.
+    #[schema(required, minimum = 0.0, maximum = 1.0)]
+    pub contraction_difference: Option<f64>,
     /// Covariance of the two rewards; null without a posterior.
     #[schema(required)]
     pub covariance: Option<f64>,
@@ -84,6 +88,8 @@ pub struct PairComparison {
     pub a: Reward,
     /// The reward of `b`.
     pub b: Reward,
+    /// The penalty as it was applied.
+    pub penalty: PenaltyRule,
     /// What it cost.
     pub usage: TokenUsage,
 }
@@ -95,6 +101,8 @@ pub struct OneComparison {
     pub model: String,
     #[serde(flatten)]
     pub comparison: Comparison,
+    /// The penalty as it was applied.
+    pub penalty: PenaltyRule,
     /// What it cost.
     pub usage: TokenUsage,
 }
@@ -109,6 +117,8 @@ pub struct ComparisonList {
     pub model: String,
     /// A comparison for each prompt.
     pub data: Vec<Comparison>,
+    /// The penalty as it was applied.
+    pub penalty: PenaltyRule,
     /// What it cost.
     pub usage: TokenUsage,
 }
@@ -131,6 +141,10 @@ pub struct Comparison {
     /// Variance of that difference; null without a posterior.
     #[schema(required)]
     pub variance_difference: Option<Vec<Vec<f64>>>,
+    /// Share of the prior variance of that difference that the preference pairs removed, null between equal answers; null without a
+    /// posterior.
+    #[schema(required)]
+    pub contraction_difference: Option<Vec<Vec<Option<f64>>>>,
     /// Probability that the row is preferred to the column, by the posterior predictive.
     pub preference_probability: Vec<Vec<f64>>,
 }
@@ -173,34 +187,55 @@ pub async fn compare(
         let both = embeddings.into_iter().zip(rewards).zip(ids).enumerate();
         both.map(|(index, ((pool, rewards), id))| Comparison::new(index, id, rewards, pool)).collect()
     });
-    let reply = CompareResponse::new(shape, model.name.clone(), data.await?, usage);
+    let reply = CompareResponse::new(
+        shape,
+        About { model: model.name.clone(), penalty: plan.rule, usage },
+        data.await?,
+    );
     Ok((Extension(cost), Json(reply)))
 }
 
+/// What a reply says of all its answers.
+struct About {
+    model: String,
+    penalty: PenaltyRule,
+    usage: TokenUsage,
+}
+
 impl CompareResponse {
-    fn new(shape: Shape, model: String, mut data: Vec<Comparison>, usage: TokenUsage) -> Self {
+    fn new(shape: Shape, about: About, mut data: Vec<Comparison>) -> Self {
         match (shape, data.pop_if(|_| shape != Shape::List)) {
-            (Shape::Pair, Some(pair)) => Self::pair(model, pair, usage),
-            (_, Some(comparison)) => Self::One(OneComparison { model, comparison, usage }),
-            (_, None) => Self::List(ComparisonList { object: "list", model, data, usage }),
+            (Shape::Pair, Some(pair)) => Self::pair(about, pair),
+            (_, Some(comparison)) => Self::one(about, comparison),
+            (_, None) => {
+                let About { model, penalty, usage } = about;
+                Self::List(ComparisonList { object: "list", model, data, penalty, usage })
+            }
         }
     }
 
+    fn one(About { model, penalty, usage }: About, comparison: Comparison) -> Self {
+        Self::One(OneComparison { model, comparison, penalty, usage })
+    }
+
     /// The first of two answers beside the second; of any other number, as they are.
-    fn pair(model: String, comparison: Comparison, usage: TokenUsage) -> Self {
+    fn pair(about: About, comparison: Comparison) -> Self {
         let [a, b] = &comparison.responses[..] else {
-            return Self::One(OneComparison { model, comparison, usage });
+            return Self::one(about, comparison);
         };
+        let About { model, penalty, usage } = about;
         let (a, b) = (Reward { index: 0, ..a.clone() }, Reward { index: 1, ..b.clone() });
         let of = |matrix: &Vec<Vec<f64>>| matrix[0][1];
         Self::Pair(PairComparison {
             model,
             mean_difference: of(&comparison.mean_difference),
             variance_difference: comparison.variance_difference.as_ref().map(of),
+            contraction_difference: comparison.contraction_difference.as_ref().and_then(|c| c[0][1]),
             covariance: comparison.covariance.as_ref().map(of),
             preference_probability: of(&comparison.preference_probability),
             a,
             b,
+            penalty,
             usage,
         })
     }
@@ -218,6 +253,7 @@ impl Comparison {
             covariance: known.then(|| joint.covariance().to_vec()),
             mean_difference: joint.mean_difference(),
             variance_difference: known.then(|| joint.difference_variance()),
+            contraction_difference: known.then(|| joint.difference_contraction()),
             preference_probability: joint.preference_probability(),
         })
     }

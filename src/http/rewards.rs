@@ -12,13 +12,14 @@ use super::{
     json::StrictJson,
     layers::Cost,
     object::Object,
-    penalty::{PenaltyRequest, Plan},
+    penalty::Plan,
     reward::{Reward, TokenUsage},
 };
 use crate::{
     Error, Result,
     engine::{Job, terms::Terms},
     item::{Id, Item, Place, Placed},
+    score::rule::PenaltyRule,
     text::Truncation,
 };
 
@@ -32,9 +33,9 @@ pub struct RewardsRequest {
     #[serde(default)]
     #[schema(required, min_items = 1, value_type = Vec<Item>)]
     pub items: Vec<Object<Item<Id>>>,
-    /// What uncertainty costs; one standard deviation by default.
-    #[schema(value_type = Option<PenaltyRequest>)]
-    pub penalty: Option<Object<PenaltyRequest>>,
+    /// What uncertainty costs; by default the adapter's stored rule, else one standard deviation.
+    #[schema(value_type = Option<PenaltyRule>)]
+    pub penalty: Option<Object<PenaltyRule>>,
     /// Whether to compute variances; by default where the model has a posterior and the penalty is not `none`.
     pub variance: Option<bool>,
     /// What is cut from items that are too long; by default they are an error.
@@ -51,6 +52,8 @@ pub struct RewardsResponse {
     pub model: String,
     /// A reward for each item.
     pub data: Vec<Reward>,
+    /// The penalty as it was applied.
+    pub penalty: PenaltyRule,
     /// What it cost.
     pub usage: TokenUsage,
 }
@@ -75,7 +78,7 @@ pub async fn rewards(
 ) -> Result<(Extension<Cost>, Json<RewardsResponse>), ApiError> {
     let model = app.model(request.model.as_deref())?;
     app.bounded("items", request.items.len())?;
-    let Plan { penalty, want, .. } = Plan::new(request.penalty, request.variance, &model)?.alone()?;
+    let Plan { penalty, rule, want } = Plan::new(request.penalty, request.variance, &model)?.alone()?;
     let (ids, inputs) = parsed(request.items)?;
     let job =
         Job { model: Arc::clone(&model), inputs, max_length: None, truncation: request.truncation, terms };
@@ -84,7 +87,8 @@ pub async fn rewards(
     app.observe(&model, &data);
     let usage = TokenUsage::of(&data);
     let cost = Cost { items: data.len(), tokens: usage.tokens };
-    Ok((Extension(cost), Json(RewardsResponse { object: "list", model: model.name.clone(), data, usage })))
+    let model = model.name.clone();
+    Ok((Extension(cost), Json(RewardsResponse { object: "list", model, data, penalty: rule, usage })))
 }
 
 /// Separates ids from inputs; what is wrong is named with its place.

@@ -30,7 +30,7 @@ use super::{
     json::{StrictJson, strict},
     listener::Turn,
     object::Object,
-    penalty::{PenaltyRequest, Plan},
+    penalty::Plan,
     reward::{Reward, TokenUsage},
     rewards::placed,
 };
@@ -38,7 +38,7 @@ use crate::{
     Error, Result,
     engine::{Job, Seen, generation::Generation, terms::Terms},
     item::{Id, Item, Place, Placed},
-    score::Estimate,
+    score::{Estimate, rule::PenaltyRule},
     text::Truncation,
 };
 
@@ -58,9 +58,9 @@ pub struct StreamRequest {
     #[serde(default)]
     #[schema(required, min_items = 1, value_type = Vec<Item>)]
     pub items: Vec<Value>,
-    /// What uncertainty costs; one standard deviation by default.
-    #[schema(value_type = Option<PenaltyRequest>)]
-    pub penalty: Option<Object<PenaltyRequest>>,
+    /// What uncertainty costs; by default the adapter's stored rule, else one standard deviation.
+    #[schema(value_type = Option<PenaltyRule>)]
+    pub penalty: Option<Object<PenaltyRule>>,
     /// Whether to compute variances; by default where the model has a posterior and the penalty is not `none`.
     pub variance: Option<bool>,
     /// What is cut from items that are too long; by default they are an error.
@@ -99,6 +99,8 @@ pub struct End {
     pub object: &'static str,
     /// The model that scored.
     pub model: String,
+    /// The penalty as it was applied.
+    pub penalty: PenaltyRule,
     /// Items that were scored.
     pub scored: usize,
     /// Items that were not.
@@ -178,7 +180,8 @@ impl Windows {
         }
         let plan = Plan::new(request.penalty, request.variance, &model)?.alone()?;
         let usage = TokenUsage { tokens: 0 };
-        let end = End { object: "end", model: model.name.clone(), scored: 0, refused: 0, usage };
+        let (name, penalty) = (model.name.clone(), plan.rule);
+        let end = End { object: "end", model: name, penalty, scored: 0, refused: 0, usage };
         let items = request.items.into_iter().enumerate();
         Ok(Self {
             model,

@@ -19,7 +19,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{frame::Frame, parts::Parts};
+use super::{frame::Frame, parts::Parts, walk::Vectors};
 use crate::{
     Result,
     nn::{
@@ -82,10 +82,19 @@ impl Block {
         (self.parts.output_basis.dims()[0], self.parts.input_basis.dims()[0])
     }
 
-    /// Maps gradients (n, d_out, d_in) of any float type to (n, F), such that cov_b(a, b) is the inner product of two rows.
-    pub fn features(&self, j: &Tensor) -> Result<Tensor> {
-        let pieces = self.pieces(&self.oriented(j)?)?;
-        Ok(Tensor::cat(&pieces, 1)?)
+    /// Maps gradients (n, d_out, d_in) of any float type to (n, F), such that cov_b(a, b) is the inner product of two rows of the
+    /// posterior's, and their covariance under the prior that of two rows of the prior's.
+    pub fn features(&self, j: &Tensor) -> Result<Vectors> {
+        let rotated = self.rotated(&self.oriented(j)?)?;
+        let prior = Tensor::cat(&rotated.flat()?, 1)?;
+        let prior = (prior * self.parts.prior_precision.sqrt().recip())?;
+        Ok(Vectors { posterior: Tensor::cat(&self.scaled(&rotated)?.flat()?, 1)?, prior })
+    }
+
+    /// |J|^2 / lambda of each gradient in a batch (n, d_out, d_in), summed in f64: its variance before any pair was seen.
+    pub fn prior_variances(&self, j: &Tensor) -> Result<Vec<f64>> {
+        let squares = row_squares(&j.flatten_from(1)?)?;
+        Ok(squares.into_iter().map(|square| square / self.parts.prior_precision).collect())
     }
 
     /// cov_b(n, n) of each gradient in a batch (n, d_out, d_in), summed in f64.
@@ -97,7 +106,7 @@ impl Block {
             return Ok(sums);
         }
         let mut sum = vec![0.0; j.dim(0)?];
-        for piece in self.pieces(&oriented)? {
+        for piece in self.scaled(&self.rotated(&oriented)?)?.flat()? {
             sum.iter_mut().zip(row_squares(&piece)?).for_each(|(sum, square)| *sum += square);
         }
         Ok(sum)
@@ -105,7 +114,7 @@ impl Block {
 
     /// cov_b of every two gradients in a batch (n, d_out, d_in): n rows of n, summed in f64.
     pub fn covariance(&self, j: &Tensor) -> Result<Vec<Vec<f64>>> {
-        let features = self.features(j)?.to_dtype(DType::F64)?;
+        let features = self.features(j)?.posterior.to_dtype(DType::F64)?;
         Ok(features.matmul(&features.t()?)?.to_vec2()?)
     }
 
@@ -114,16 +123,40 @@ impl Block {
         self.frame.orient(&j.to_dtype(self.scale.dtype())?.to_device(self.scale.device())?)
     }
 
-    /// The features (n, .) of oriented gradients inside the bases and, where a side is truncated, those outside.
-    fn pieces(&self, j: &Tensor) -> candle_core::Result<Vec<Tensor>> {
+    /// Oriented gradients in the eigenbasis and, where a side is truncated, what lies outside it: together they keep |J|.
+    fn rotated(&self, j: &Tensor) -> candle_core::Result<Rotated> {
         let projected = self.frame.project_long(j)?;
-        let q = self.frame.rotate_short(&projected)?;
-        let mut pieces = vec![q.broadcast_mul(&self.scale)?.flatten_from(1)?];
-        if let Some(scale) = &self.residual_scale {
-            let residual = self.frame.rotate_short(&self.frame.residual(j, &projected)?)?;
-            pieces.push(residual.broadcast_mul(scale)?.flatten_from(1)?);
-        }
-        Ok(pieces)
+        let residual = match self.frame.is_truncated() {
+            true => Some(self.frame.rotate_short(&self.frame.residual(j, &projected)?)?),
+            false => None,
+        };
+        Ok(Rotated { inside: self.frame.rotate_short(&projected)?, residual })
+    }
+
+    /// The same over the square roots of the posterior precisions.
+    fn scaled(&self, Rotated { inside, residual }: &Rotated) -> candle_core::Result<Rotated> {
+        let scaled = |(residual, scale): (&Tensor, &Tensor)| residual.broadcast_mul(scale);
+        let residual = residual.as_ref().zip(self.residual_scale.as_ref()).map(scaled).transpose()?;
+        Ok(Rotated { inside: inside.broadcast_mul(&self.scale)?, residual })
+    }
+}
+
+/// Gradients in a block's eigenbasis.
+struct Rotated {
+    /// q, (n, k_short, k_long).
+    inside: Tensor,
+    /// R, (n, k_short, d_long), where the long side is truncated.
+    residual: Option<Tensor>,
+}
+
+impl Rotated {
+    /// Both as rows, (n, .).
+    fn flat(&self) -> candle_core::Result<Vec<Tensor>> {
+        [Some(&self.inside), self.residual.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|t| t.flatten_from(1))
+            .collect()
     }
 }
 

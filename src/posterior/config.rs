@@ -10,7 +10,11 @@ use super::{
     BlockKind,
     fit::{CurvatureKind, Rank},
 };
-use crate::model::head::Outputs;
+use crate::{
+    evaluate::verdicts::Verdict,
+    model::head::Outputs,
+    score::rule::{Calibration, PenaltyRule},
+};
 
 /// How a posterior was fitted, and to which adapter.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -43,12 +47,31 @@ pub struct FitConfig {
     /// The reward, of a head with several outputs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outputs: Option<Outputs>,
-    /// Variances met on held-out pairs, to tell how unusual one is.
+    /// Variances and contractions met on held-out pairs, to tell how unusual one is.
     pub quantiles: Option<Quantiles>,
+    /// Rewards met on held-out pairs, and the rule for conservative scores that was chosen on them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<HeldOut>,
     /// Trainable blocks that have no posterior on purpose.
     pub left_out: Vec<String>,
     /// Version of the program that fitted it.
     pub version: Option<String>,
+}
+
+impl FitConfig {
+    /// What penalties read of it.
+    pub fn calibration(&self) -> Calibration {
+        let held_out = self.held_out.clone().unwrap_or_default();
+        let quantiles = self.quantiles.clone().unwrap_or_default();
+        Calibration {
+            spread: held_out.spread,
+            baseline: held_out.baseline,
+            k: held_out.k,
+            rule: held_out.penalty,
+            uncontracted: quantiles.uncontracted(),
+            variances: quantiles.single,
+        }
+    }
 }
 
 /// The base model's name and shape.
@@ -61,7 +84,54 @@ pub struct Base {
     pub vocabulary: usize,
 }
 
-/// Quantiles of variances as (probability, variance), by rising probability.
+/// What a fit measured on held-out pairs about rewards themselves.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HeldOut {
+    /// Pairs.
+    pub pairs: usize,
+    /// tau: standard deviation of rewards within prompts, sqrt(mean of (f_chosen - f_rejected)^2 / 2).
+    pub spread: Option<f64>,
+    /// The quantile of the rewards that shrinkage takes as its baseline: [`HeldOut::BASELINE`].
+    pub baseline: Option<f64>,
+    /// Strength of the contraction penalty.
+    pub k: Option<f64>,
+    /// The rule that `serve` applies where a request names none.
+    pub penalty: Option<PenaltyRule>,
+    /// Each pair's verdict, by which `error_rate` is promised.
+    pub verdicts: Vec<Verdict>,
+}
+
+impl HeldOut {
+    /// Probability of the quantile that is the baseline.
+    pub const BASELINE: f64 = 0.05;
+
+    /// Says what is wrong with the numbers.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let number = |name: &str, value: Option<f64>, valid: fn(f64) -> bool| {
+            let wrong = value.filter(|x| !(x.is_finite() && valid(*x)));
+            wrong.map(|x| format!("held_out.{name}: out of range: {x}"))
+        };
+        problems.extend(number("spread", self.spread, |x| x >= 0.0));
+        problems.extend(number("baseline", self.baseline, |_| true));
+        problems.extend(number("k", self.k, |x| x >= 0.0));
+        if let Some(Err(error)) = self.penalty.map(|rule| rule.check()) {
+            problems.push(format!("held_out.{error}"));
+        }
+        if self.penalty.is_some_and(|rule| rule.relative) {
+            problems.push("held_out.penalty.relative: a default must serve single rewards too".into());
+        }
+        let share = |x: f64| (0.0..=1.0).contains(&x);
+        let valid = |v: &Verdict| share(v.probability) && v.contraction.is_none_or(share);
+        if !self.verdicts.iter().all(valid) {
+            problems.push("held_out.verdicts: probability and contraction must be from 0 to 1".into());
+        }
+        problems
+    }
+}
+
+/// Quantiles of variances and contractions as (probability, value), by rising probability.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Quantiles {
@@ -69,6 +139,10 @@ pub struct Quantiles {
     pub single: Vec<(f64, f64)>,
     /// Of the variance of the difference between the two rewards of a pair.
     pub difference: Vec<(f64, f64)>,
+    /// Of the contraction of one reward.
+    pub contraction_single: Vec<(f64, f64)>,
+    /// Of the contraction of the difference.
+    pub contraction_difference: Vec<(f64, f64)>,
 }
 
 impl Quantiles {
@@ -80,11 +154,21 @@ impl Quantiles {
         };
         let wrong =
             |quantiles: &[(f64, f64)]| !(quantiles.iter().all(valid) && quantiles.windows(2).all(rises));
-        [("single", &self.single), ("difference", &self.difference)]
-            .into_iter()
+        let all = [
+            ("single", &self.single),
+            ("difference", &self.difference),
+            ("contraction_single", &self.contraction_single),
+            ("contraction_difference", &self.contraction_difference),
+        ];
+        all.into_iter()
             .filter(|(_, quantiles)| wrong(quantiles))
             .map(|(name, _)| format!("quantiles.{name}: must rise, from 0, with probabilities up to 1"))
             .collect()
+    }
+
+    /// Quantiles of 1 - contraction of one reward, by rising probability.
+    pub fn uncontracted(&self) -> Vec<(f64, f64)> {
+        self.contraction_single.iter().rev().map(|(p, c)| (1.0 - p, (1.0 - c).max(0.0))).collect()
     }
 }
 

@@ -29,26 +29,47 @@ pub struct Walk<'a>(State<'a>);
 
 #[derive(Debug, Clone)]
 enum State<'a> {
-    Blocks { blocks: &'a BTreeMap<String, Block>, sums: Vec<f64>, features: Option<Folded> },
+    Blocks(Blocks<'a>),
     Sketch(sketch::Walk<'a>),
 }
 
-/// Features of all blocks so far, (n, [`FEATURES`]).
+/// Rewards under separate blocks.
 #[derive(Debug, Clone)]
-struct Folded {
-    sum: Option<Tensor>,
+struct Blocks<'a> {
+    blocks: &'a BTreeMap<String, Block>,
+    /// v of each reward so far, and v0.
+    variances: Vec<f64>,
+    prior_variances: Vec<f64>,
+    /// Where covariances are wanted.
+    projection: Option<Projection>,
+}
+
+/// Features of all blocks so far.
+#[derive(Debug, Clone, Default)]
+struct Projection {
+    sums: Option<Vectors>,
     blocks: u64,
+}
+
+/// Vectors of some rewards, (n, F) in f32 each: inner products of two rows are covariances.
+#[derive(Debug, Clone)]
+pub struct Vectors {
+    /// Under the posterior.
+    pub posterior: Tensor,
+    /// Under the prior.
+    pub prior: Tensor,
 }
 
 impl Posterior {
     /// Begins to take the gradients of `count` rewards.
     pub fn walk(&self, count: usize, wanted: Wanted) -> Walk<'_> {
         Walk(match &self.form {
-            Form::Blocks(blocks) => State::Blocks {
+            Form::Blocks(blocks) => State::Blocks(Blocks {
                 blocks,
-                sums: vec![0.0; count],
-                features: (wanted == Wanted::Covariances).then_some(Folded { sum: None, blocks: 0 }),
-            },
+                variances: vec![0.0; count],
+                prior_variances: vec![0.0; count],
+                projection: (wanted == Wanted::Covariances).then(Projection::default),
+            }),
             Form::Sketch(sketch) => State::Sketch(sketch.walk(count)),
         })
     }
@@ -60,26 +81,23 @@ impl Walk<'_> {
     pub fn add(&mut self, name: &str, j: &Tensor) -> Result<()> {
         match &mut self.0 {
             State::Sketch(walk) => walk.add(name, j),
-            State::Blocks { blocks, sums, features } => match (blocks.get(name), features) {
-                (None, _) => Ok(()),
-                (Some(block), None) => {
-                    sums.iter_mut().zip(block.variances(j)?).for_each(|(sum, v)| *sum += v);
-                    Ok(())
-                }
-                (Some(block), Some(folded)) => {
-                    let of_block = block.features(j)?;
-                    sums.iter_mut().zip(row_squares(&of_block)?).for_each(|(sum, v)| *sum += v);
-                    folded.add(&of_block)
-                }
-            },
+            State::Blocks(walk) => walk.add(name, j),
         }
     }
 
     /// The variances of what has been shown so far.
     pub fn variances(&self) -> &[f64] {
         match &self.0 {
-            State::Blocks { sums, .. } => sums,
+            State::Blocks(walk) => &walk.variances,
             State::Sketch(walk) => walk.variances(),
+        }
+    }
+
+    /// The prior variances of what has been shown so far, v0 = J Lambda^-1 J^T.
+    pub fn prior_variances(&self) -> &[f64] {
+        match &self.0 {
+            State::Blocks(walk) => &walk.prior_variances,
+            State::Sketch(walk) => walk.prior_variances(),
         }
     }
 
@@ -87,36 +105,66 @@ impl Walk<'_> {
     pub fn keep(&mut self, positions: &[usize]) -> Result<()> {
         match &mut self.0 {
             State::Sketch(walk) => walk.keep(positions),
-            State::Blocks { sums, features, .. } => {
-                *sums = positions.iter().map(|i| sums[*i]).collect();
-                if let Some(sum) = features.as_mut().and_then(|folded| folded.sum.as_mut()) {
-                    let rows: Vec<u32> = positions.iter().map(|i| *i as u32).collect();
-                    *sum = sum.index_select(&Tensor::new(rows.as_slice(), sum.device())?, 0)?;
-                }
-                Ok(())
-            }
+            State::Blocks(walk) => walk.keep(positions),
         }
     }
 
-    /// A vector for each reward, (n, F) in f32, whose inner products are the covariances: exact for a sketch, and for separate
-    /// blocks but for the error of a random projection, sqrt(2 / F) of the product of two standard deviations.
-    pub fn covariances(self) -> Result<Option<Tensor>> {
+    /// Vectors of each reward: exact for a sketch, and for separate blocks but for the error of a random projection,
+    /// sqrt(2 / F) of the product of two standard deviations.
+    pub fn vectors(self) -> Result<Option<Vectors>> {
         match self.0 {
-            State::Sketch(walk) => walk.whitened().map(Some),
-            State::Blocks { features, .. } => {
-                features.and_then(|folded| folded.sum).map(|sum| Ok(sum.to_dtype(DType::F32)?)).transpose()
+            State::Sketch(walk) => walk.vectors().map(Some),
+            State::Blocks(Blocks { projection, .. }) => {
+                let f32 = |t: Tensor| t.to_dtype(DType::F32);
+                let sums = projection.and_then(|projection| projection.sums);
+                sums.map(|Vectors { posterior, prior }| {
+                    Ok(Vectors { posterior: f32(posterior)?, prior: f32(prior)? })
+                })
+                .transpose()
             }
         }
     }
 }
 
-impl Folded {
-    fn add(&mut self, features: &Tensor) -> Result<()> {
-        let folded = Fold { key: self.blocks, features: FEATURES, offset: 0 }.apply(features)?;
+impl Blocks<'_> {
+    fn add(&mut self, name: &str, j: &Tensor) -> Result<()> {
+        let Some(block) = self.blocks.get(name) else { return Ok(()) };
+        let (variances, prior_variances) = match &mut self.projection {
+            None => (block.variances(j)?, block.prior_variances(j)?),
+            Some(projection) => {
+                let features = block.features(j)?;
+                projection.add(&features)?;
+                (row_squares(&features.posterior)?, row_squares(&features.prior)?)
+            }
+        };
+        self.variances.iter_mut().zip(variances).for_each(|(sum, v)| *sum += v);
+        self.prior_variances.iter_mut().zip(prior_variances).for_each(|(sum, v)| *sum += v);
+        Ok(())
+    }
+
+    fn keep(&mut self, positions: &[usize]) -> Result<()> {
+        for sums in [&mut self.variances, &mut self.prior_variances] {
+            *sums = positions.iter().map(|i| sums[*i]).collect();
+        }
+        if let Some(sums) = self.projection.as_mut().and_then(|projection| projection.sums.as_mut()) {
+            let rows: Vec<u32> = positions.iter().map(|i| *i as u32).collect();
+            for sum in [&mut sums.posterior, &mut sums.prior] {
+                *sum = sum.index_select(&Tensor::new(rows.as_slice(), sum.device())?, 0)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Projection {
+    /// Both vectors are projected by the same signs, so that the errors of their lengths go together.
+    fn add(&mut self, features: &Vectors) -> Result<()> {
+        let fold = Fold { key: self.blocks, features: FEATURES, offset: 0 };
+        let (posterior, prior) = (fold.apply(&features.posterior)?, fold.apply(&features.prior)?);
         self.blocks += 1;
-        self.sum = Some(match self.sum.take() {
-            Some(sum) => (sum + folded)?,
-            None => folded,
+        self.sums = Some(match self.sums.take() {
+            Some(sums) => Vectors { posterior: (sums.posterior + posterior)?, prior: (sums.prior + prior)? },
+            None => Vectors { posterior, prior },
         });
         Ok(())
     }

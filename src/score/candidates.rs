@@ -93,6 +93,11 @@ impl Way<'_> {
 }
 
 impl Descent for Way<'_> {
+    fn prior_variances(&self) -> Vec<f64> {
+        let none = || vec![0.0; self.descent.packed().pooled.len()];
+        self.known.as_ref().map_or_else(none, |known| known.prior_variances().to_vec())
+    }
+
     fn layer(&mut self, sums: &mut [f64]) -> Result<()> {
         self.walk_layer()?;
         if let Some(known) = &self.known {

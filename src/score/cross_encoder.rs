@@ -5,8 +5,7 @@ use crate::{Result, model::cross_encoder::CrossEncoder, text::TokenSeq};
 
 impl Score for CrossEncoder {
     fn score(&mut self, batch: &[&TokenSeq], _: Want) -> Result<Vec<Estimate>> {
-        let alone = |mean| Estimate { mean, variance: None };
-        Ok(self.rewards(batch)?.into_iter().map(alone).collect())
+        Ok(self.rewards(batch)?.into_iter().map(Estimate::of_mean).collect())
     }
 
     fn warm_up(&mut self, sequence: &TokenSeq) -> Result<()> {
@@ -16,8 +15,7 @@ impl Score for CrossEncoder {
 
 impl Embed for CrossEncoder {
     fn embed(&self, batch: &[&TokenSeq]) -> Result<Vec<Embedding>> {
-        let alone = |mean| Embedding { mean, head_variance: 0.0, vector: Vec::new() };
-        Ok(self.rewards(batch)?.into_iter().map(alone).collect())
+        Ok(self.rewards(batch)?.into_iter().map(Embedding::of_mean).collect())
     }
 
     fn has_variances(&self) -> bool {

@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use super::{Embed, Embedding, Estimate, Score, Scorer, Want};
+use super::{Embed, Embedding, Estimate, Moments, Score, Scorer, Want, contraction};
 use crate::{Error, Result, text::TokenSeq};
 
 /// Members that score together; each may be served alone as well, from the same memory.
@@ -39,8 +39,8 @@ impl Ensemble {
 impl Score for Ensemble {
     fn score(&mut self, batch: &[&TokenSeq], want: Want) -> Result<Vec<Estimate>> {
         let of_member = if self.has_posterior { want } else { Want::Mean };
-        let members: Vec<Vec<Estimate>> =
-            self.members.iter().map(|member| member.estimates(batch, of_member)).collect::<Result<_>>()?;
+        let members: Vec<Vec<Moments>> =
+            self.members.iter().map(|member| member.moments(batch, of_member)).collect::<Result<_>>()?;
         let of_item = |i: usize| members.iter().map(|of| of[i]).collect::<Vec<_>>();
         Ok((0..batch.len()).map(|i| together(&of_item(i), want)).collect())
     }
@@ -68,30 +68,46 @@ fn beside(members: &[&Embedding]) -> Embedding {
     let count = members.len() as f64;
     let average = |of: fn(&Embedding) -> f64| members.iter().map(|member| of(member)).sum::<f64>() / count;
     let mean = average(|member| member.mean);
-    let within = members.iter().flat_map(|member| &member.vector).map(|y| f64::from(*y));
-    let between = members.iter().map(|member| member.mean - mean);
-    let vector = within.chain(between).map(|y| (y / count.sqrt()) as f32).collect();
-    Embedding { mean, head_variance: average(|member| member.head_variance), vector }
+    let shared = |of: fn(&Embedding) -> &[f32]| {
+        let all = members.iter().flat_map(|member| of(member));
+        all.map(|y| (f64::from(*y) / count.sqrt()) as f32).collect()
+    };
+    let deviations = members.iter().map(|member| ((member.mean - mean) / count.sqrt()) as f32).collect();
+    Embedding {
+        mean,
+        head_variance: average(|member| member.head_variance),
+        vector: shared(|member| &member.vector),
+        prior: shared(|member| &member.prior),
+        deviations,
+    }
 }
 
-/// One estimate from those of all members.
-fn together(members: &[Estimate], want: Want) -> Estimate {
-    let average = |of: &dyn Fn(&Estimate) -> f64| members.iter().map(of).sum::<f64>() / members.len() as f64;
+/// One estimate from what all members say. The contraction is that within the members: how far they differ has no prior.
+fn together(members: &[Moments], want: Want) -> Estimate {
+    let average = |of: &dyn Fn(&Moments) -> f64| members.iter().map(of).sum::<f64>() / members.len() as f64;
     let mean = average(&|member| member.mean);
-    let variance = || {
-        average(&|member| member.variance.unwrap_or_default())
-            + average(&|member| (member.mean - mean).powi(2))
-    };
-    Estimate { mean, variance: (want == Want::MeanAndVariance).then(variance) }
+    if want == Want::Mean {
+        return Estimate::of_mean(mean);
+    }
+    let within = average(&|member| member.variances.map_or(0.0, |v| v.posterior));
+    let prior = average(&|member| member.variances.map_or(0.0, |v| v.prior));
+    let between = average(&|member| (member.mean - mean).powi(2));
+    Estimate { mean, variance: Some(within + between), contraction: contraction(within, prior) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::score::Variances;
 
     #[test]
     fn covariances_are_those_of_the_mixture() {
-        let member = |mean, vector: &[f32]| Embedding { mean, head_variance: mean, vector: vector.to_vec() };
+        let member = |mean, vector: &[f32]| Embedding {
+            head_variance: mean,
+            vector: vector.to_vec(),
+            prior: vector.iter().map(|y| 2.0 * y).collect(),
+            ..Embedding::of_mean(mean)
+        };
         let a = beside(&[&member(1.0, &[1.0, 0.0]), &member(3.0, &[0.5])]);
         let b = beside(&[&member(0.0, &[0.0, 2.0]), &member(0.5, &[1.0])]);
         assert_eq!((a.mean, a.head_variance), (2.0, 2.0));
@@ -100,15 +116,22 @@ mod tests {
             assert!((got - want).abs() < 1e-6, "{got}");
         }
         assert!((a.difference_variance(&b) - (1.0 + 4.0 + 0.25 + 2.0 * 0.75 * 0.75) / 2.0).abs() < 1e-6);
+        // Within the members every vector is half of its prior's.
+        for contraction in [a.estimate().contraction, a.difference_contraction(&b)] {
+            assert!((contraction.unwrap() - 0.75).abs() < 1e-6, "{contraction:?}");
+        }
+        assert_eq!(a.difference_contraction(&a), None);
     }
 
     #[test]
     fn the_variance_is_what_is_unknown_and_what_is_disputed() {
-        let members = [(1.0, 0.5), (3.0, 1.5)].map(|(mean, v)| Estimate { mean, variance: Some(v) });
+        let members = [(1.0, 0.5), (3.0, 1.5)]
+            .map(|(mean, posterior)| Moments { mean, variances: Some(Variances { posterior, prior: 2.0 }) });
         let both = together(&members, Want::MeanAndVariance);
-        assert_eq!(both, Estimate { mean: 2.0, variance: Some(1.0 + 1.0) });
+        assert_eq!(both, Estimate { mean: 2.0, variance: Some(1.0 + 1.0), contraction: Some(0.5) });
         assert_eq!(together(&members, Want::Mean).variance, None);
-        let without = members.map(|member| Estimate { variance: None, ..member });
-        assert_eq!(together(&without, Want::MeanAndVariance).variance, Some(1.0));
+        let without = members.map(|member| Moments { variances: None, ..member });
+        let without = together(&without, Want::MeanAndVariance);
+        assert_eq!((without.variance, without.contraction), (Some(1.0), None));
     }
 }

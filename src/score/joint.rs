@@ -1,7 +1,7 @@
 //! Rewards of one prompt's candidates beside each other: what can be said of their differences (maths.md, section 4).
 //!
 //! ```text
-//! f ~ N(mean, C)        C_ab = <y_a, y_b>        C' = Z C Z,  Z = I - 11^T / M
+//! f ~ N(mean, C)        C_ab = <y_a, y_b>        C' = Z C Z,  Z = I - 11^T / M        contraction = 1 - v / v0
 //! P(a preferred)        sigma(mu / sqrt(1 + pi v / 8)),  mu = f_a - f_b,  v = |y_a - y_b|^2
 //! P(a is best), regret  share of draws in which f_a is the highest; mean of max f - f_a
 //! ```
@@ -14,15 +14,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 
-use super::{Embedding, Estimate, Want};
-use crate::{
-    Error, Result,
-    evaluate::{
-        pairs::mackay,
-        select::{Pool, Rule},
-    },
-    train::loss::sigmoid,
-};
+use super::{Embedding, Estimate, Want, embedding::relative_estimates};
+use crate::{Error, Result, evaluate::pairs::mackay, train::loss::sigmoid};
 
 /// Pairs of mirrored draws behind a probability: its standard error is below 0.004.
 const DRAWS: usize = 8192;
@@ -86,11 +79,14 @@ impl Joint {
         pairs(&self.embeddings, |a, b| sigmoid(mackay(a.mean - b.mean, a.difference_variance(b))))
     }
 
-    /// Scores of a rule that reads the covariances.
-    pub fn scores(&self, rule: Rule) -> Result<Vec<f64>> {
-        let pool = Pool::new(self.means()).with_covariance(&self.covariance.concat());
-        let scores = rule.scores(&pool).filter(|scores| scores.iter().all(|score| score.is_finite()));
-        scores.ok_or_else(|| Error::field("penalty.k", "too large: a score is not a finite number"))
+    /// M x M contractions of the differences; `None` where the prior knows a difference exactly.
+    pub fn difference_contraction(&self) -> Vec<Vec<Option<f64>>> {
+        pairs(&self.embeddings, Embedding::difference_contraction)
+    }
+
+    /// Mean, and variance and contraction of the difference to the mean of all.
+    pub fn relative_estimates(&self) -> Vec<Estimate> {
+        relative_estimates(&self.embeddings)
     }
 
     /// Probability and regret of each.
@@ -142,7 +138,7 @@ impl Joint {
 }
 
 /// Something of every two.
-fn pairs(embeddings: &[Embedding], of: impl Fn(&Embedding, &Embedding) -> f64 + Sync) -> Vec<Vec<f64>> {
+fn pairs<T: Send>(embeddings: &[Embedding], of: impl Fn(&Embedding, &Embedding) -> T + Sync) -> Vec<Vec<T>> {
     let row = |a: &Embedding| embeddings.iter().map(|b| of(a, b)).collect();
     embeddings.par_iter().map(row).collect()
 }
@@ -188,9 +184,9 @@ mod tests {
 
     fn joint(all: &[(f64, &[f32])]) -> Joint {
         let embedding = |(mean, vector): &(f64, &[f32])| Embedding {
-            mean: *mean,
-            head_variance: 0.0,
             vector: vector.to_vec(),
+            prior: vector.iter().map(|y| 2.0 * y).collect(),
+            ..Embedding::of_mean(*mean)
         };
         Joint::new(all.iter().map(embedding).collect()).unwrap()
     }
@@ -283,8 +279,12 @@ mod tests {
         assert!((probability[2][0] + probability[0][2] - 1.0).abs() < 1e-15);
         assert_eq!(joint.covariance()[0][2], 2.25);
         assert_eq!(joint.difference_variance()[0], [0.0, 0.0, 4.0]);
-        let relative = joint.scores(Rule::RelativeVariance(1.0)).unwrap();
-        let want = [1.0 - 4.0 / 9.0, -4.0 / 9.0, -16.0 / 9.0];
-        assert!(relative.iter().zip(want).all(|(got, want)| (got - want).abs() < 1e-12), "{relative:?}");
+        let relative = joint.relative_estimates();
+        for (got, want) in relative.iter().zip([4.0 / 9.0, 4.0 / 9.0, 16.0 / 9.0]) {
+            assert!((got.variance.unwrap() - want).abs() < 1e-12, "{relative:?}");
+            assert!((got.contraction.unwrap() - 0.75).abs() < 1e-12, "{relative:?}");
+        }
+        let contraction = joint.difference_contraction();
+        assert_eq!((contraction[0][1], contraction[0][2]), (None, Some(0.75)));
     }
 }

@@ -10,6 +10,7 @@
 use super::{
     Embed, Embedding, Estimate, Score, Want,
     penalty::{Kind, Penalty},
+    rule::{Calibration, PenaltyRule},
     select::Selected,
 };
 use crate::{Error, Result, text::TokenSeq};
@@ -35,24 +36,59 @@ impl Scale {
         self.scale * self.scale
     }
 
-    fn mean(&self, mean: f64) -> f64 {
+    /// A reward on this scale.
+    pub fn mean(&self, mean: f64) -> f64 {
         self.scale * mean + self.shift
     }
 
-    fn estimate(&self, Estimate { mean, variance }: Estimate) -> Estimate {
-        Estimate { mean: self.mean(mean), variance: variance.map(|variance| self.squared() * variance) }
+    /// What a fit stored, on this scale; the strengths of its rules have no unit, but for that of `variance`.
+    pub fn calibration(&self, stored: Calibration) -> Calibration {
+        let scaled = |(p, v): &(f64, f64)| (*p, self.squared() * v);
+        let rule = stored.rule.map(|rule| match rule.kind {
+            Kind::Variance => PenaltyRule { k: rule.k.map(|k| k / self.scale), ..rule },
+            _ => PenaltyRule {
+                baseline: rule.baseline.map(|b| self.mean(b)),
+                beta: rule.beta.map(|beta| beta * self.scale),
+                ..rule
+            },
+        });
+        Calibration {
+            spread: stored.spread.map(|spread| self.scale * spread),
+            baseline: stored.baseline.map(|baseline| self.mean(baseline)),
+            variances: stored.variances.iter().map(scaled).collect(),
+            rule,
+            ..stored
+        }
     }
 
-    fn embedding(&self, Embedding { mean, head_variance, mut vector }: Embedding) -> Embedding {
-        vector.iter_mut().for_each(|y| *y = (f64::from(*y) * self.scale) as f32);
-        Embedding { mean: self.mean(mean), head_variance: self.squared() * head_variance, vector }
+    fn estimate(&self, estimate: Estimate) -> Estimate {
+        let variance = estimate.variance.map(|variance| self.squared() * variance);
+        Estimate { mean: self.mean(estimate.mean), variance, ..estimate }
+    }
+
+    fn embedding(&self, mut embedding: Embedding) -> Embedding {
+        let Embedding { vector, prior, deviations, .. } = &mut embedding;
+        for y in vector.iter_mut().chain(prior).chain(deviations) {
+            *y = (f64::from(*y) * self.scale) as f32;
+        }
+        let head_variance = self.squared() * embedding.head_variance;
+        Embedding { mean: self.mean(embedding.mean), head_variance, ..embedding }
     }
 
     /// The penalty that orders the rewards of before as `penalty` orders these.
-    fn before(&self, penalty: Penalty) -> Result<Penalty> {
-        match penalty.kind() {
-            Kind::Variance => Penalty::new(Kind::Variance, penalty.k() * self.scale),
-            Kind::Std | Kind::None => Ok(penalty),
+    fn before(&self, penalty: Penalty) -> Penalty {
+        let Self { scale, shift } = *self;
+        match penalty {
+            Penalty::None => Penalty::None,
+            Penalty::Std { k, threshold } => Penalty::Std { k, threshold: threshold / scale },
+            Penalty::Variance { k, threshold } => {
+                Penalty::Variance { k: k * scale, threshold: threshold / self.squared() }
+            }
+            Penalty::Contraction { k, spread, threshold } => {
+                Penalty::Contraction { k, spread: spread / scale, threshold }
+            }
+            Penalty::Shrink { baseline } => Penalty::Shrink { baseline: (baseline - shift) / scale },
+            Penalty::Kl { beta } => Penalty::Kl { beta: beta / scale },
         }
     }
 }
@@ -73,7 +109,7 @@ impl<S: Score> Score for Rescaled<S> {
     }
 
     fn best_of(&mut self, candidates: &[&TokenSeq], penalty: Penalty, top: usize) -> Result<Selected> {
-        let selected = self.inner.best_of(candidates, self.scale.before(penalty)?, top)?;
+        let selected = self.inner.best_of(candidates, self.scale.before(penalty), top)?;
         let known: Vec<Estimate> = selected.known.iter().map(|known| self.scale.estimate(*known)).collect();
         let rated = known[selected.index].rated(penalty)?;
         Ok(Selected { rated, known, ..selected })
@@ -104,9 +140,11 @@ mod tests {
 
     impl Score for Fixed {
         fn score(&mut self, batch: &[&TokenSeq], want: Want) -> Result<Vec<Estimate>> {
-            let of = |s: &&TokenSeq| Estimate {
-                mean: s.ids.len() as f64,
-                variance: (want == Want::MeanAndVariance).then_some(f64::from(s.ids[0])),
+            let of = |s: &&TokenSeq| match want {
+                Want::Mean => Estimate::of_mean(s.ids.len() as f64),
+                Want::MeanAndVariance => {
+                    Estimate::of_variances(s.ids.len() as f64, f64::from(s.ids[0]), 10.0)
+                }
             };
             Ok(batch.iter().map(of).collect())
         }
@@ -124,13 +162,27 @@ mod tests {
         let all: Vec<&TokenSeq> = all.iter().collect();
         let mut rescaled = Rescaled { inner: Fixed, scale: Scale::new(0.5, -2.0).unwrap() };
         let estimates = rescaled.score(&all, Want::MeanAndVariance).unwrap();
-        assert_eq!(estimates[1], Estimate { mean: 0.5, variance: Some(2.25) });
-        for (kind, k) in [(Kind::Std, 1.0), (Kind::Std, 0.1), (Kind::Variance, 0.2), (Kind::Variance, 2.0)] {
-            let penalty = Penalty::new(kind, k).unwrap();
+        assert_eq!(estimates[1], Estimate { mean: 0.5, variance: Some(2.25), contraction: Some(1.0 - 0.9) });
+        for penalty in [
+            Penalty::std(1.0),
+            Penalty::std(0.1),
+            Penalty::Std { k: 2.0, threshold: 1.1 },
+            Penalty::variance(0.2),
+            Penalty::variance(2.0),
+            Penalty::Variance { k: 1.0, threshold: 0.5 },
+            Penalty::Contraction { k: 1.0, spread: 0.5, threshold: 0.3 },
+            Penalty::Contraction { k: 9.0, spread: 0.5, threshold: 0.0 },
+            Penalty::Shrink { baseline: -3.0 },
+            Penalty::Shrink { baseline: 1.0 },
+            Penalty::Kl { beta: 0.3 },
+            Penalty::None,
+        ] {
             let among = Selected::among(estimates.clone(), penalty).unwrap();
             let selected = rescaled.best_of(&all, penalty, 1).unwrap();
-            assert_eq!((selected.index, selected.rated), (among.index, among.rated), "{kind:?} {k}");
-            assert_eq!(selected.known, estimates);
+            assert_eq!((selected.index, selected.rated), (among.index, among.rated), "{penalty:?}");
+            if penalty.needs_variance() {
+                assert_eq!(selected.known, estimates);
+            }
         }
     }
 

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! v_i = head_i + sum over layers, from the top, of what their blocks add      every term >= 0
-//! u_i = score(mean_i, the sum so far)  >=  score(mean_i, v_i)                 score as in `penalty`
+//! u_i = bound(mean_i, the sum so far)  >=  score(mean_i, v_i, c_i)            score and bound as in `penalty`
 //! ```
 //!
 //! The head's term is known after the forward, and the backward adds the layers one by one, so u_i only falls while
-//! candidate i is walked down. It leaves where u_i is less than the best complete score, or equal to it with a higher
+//! candidate i is walked down. The contraction c_i is known at the bottom alone, so that rules that read it are bounded by the mean,
+//! or by the baseline above it. A candidate leaves where u_i is less than the best complete score, or equal to it with a higher
 //! index: it cannot win any more. Candidates go down in waves of 1, 4, 16, ... by falling u_i: the first is the likeliest
 //! winner, whose score lets most of the others leave early, and those go together because small batches are slow.
 //!
@@ -41,6 +42,9 @@ pub trait Pool {
 
 /// A backward of several candidates that stops after every layer.
 pub trait Descent {
+    /// Returns the prior variance of each candidate that is left, of the blocks so far.
+    fn prior_variances(&self) -> Vec<f64>;
+
     /// Walks the next layer down, and adds what each of its blocks contributes to the sum of each candidate, in the order
     /// in which a complete backward adds them.
     fn layer(&mut self, sums: &mut [f64]) -> Result<()>;
@@ -88,7 +92,7 @@ pub struct Work {
 /// variances.
 pub fn select(pool: &dyn Pool, penalty: Penalty, top: usize) -> Result<Selected> {
     let contenders = contenders(pool, penalty)?;
-    let known = contenders.iter().map(|c| Estimate { mean: c.mean, variance: None }).collect();
+    let known = contenders.iter().map(|c| Estimate::of_mean(c.mean)).collect();
     let mut search =
         Search { pool, penalty, top: top.max(1), best: Vec::new(), known, work: Work::default() };
     search.work.of = contenders.len() * pool.depth();
@@ -150,7 +154,7 @@ struct Contender {
     mean: f64,
     /// The sum so far.
     variance: f64,
-    /// The score if nothing were added any more: an upper bound, and the score itself at the bottom.
+    /// An upper bound of the score, and the score itself at the bottom.
     bound: f64,
 }
 
@@ -163,11 +167,18 @@ impl Contender {
                 "variance of candidate {index}: {variance} after {before}"
             )));
         }
-        let estimate =
-            Estimate { mean: self.mean, variance: Some(variance) }.finite(Want::MeanAndVariance)?;
+        Estimate { variance: Some(variance), ..Estimate::of_mean(self.mean) }
+            .finite(Want::MeanAndVariance)?;
         self.variance = variance;
-        self.bound = penalty.score(self.mean, estimate.variance);
+        self.bound = penalty.bound(self.mean, variance);
         Ok(())
+    }
+
+    /// Takes the whole variance, at the bottom: from here on the bound is the score.
+    fn complete(&mut self, prior_variance: f64, penalty: Penalty) -> Estimate {
+        let estimate = Estimate::of_variances(self.mean, self.variance, prior_variance);
+        self.bound = penalty.score(&estimate);
+        estimate
     }
 
     /// Whether this one wins if both bounds are the scores.
@@ -233,8 +244,8 @@ impl Search<'_> {
             self.layer(descent.as_mut(), &mut wave)?;
         }
         self.work.complete += wave.len();
-        for contender in wave {
-            self.known[contender.index].variance = Some(contender.variance);
+        for (mut contender, prior_variance) in wave.into_iter().zip(descent.prior_variances()) {
+            self.known[contender.index] = contender.complete(prior_variance, self.penalty);
             if self.can_win(&contender) {
                 let place = self.best.partition_point(|better| better.beats(&contender));
                 self.best.insert(place, contender);

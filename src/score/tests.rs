@@ -3,10 +3,7 @@ use std::path::Path;
 use candle_core::{DType, Device};
 
 use super::*;
-use crate::{
-    model::{adapter::Adapter, checkpoint::Checkpoint},
-    score::penalty::Kind,
-};
+use crate::model::{adapter::Adapter, checkpoint::Checkpoint};
 
 /// A model of the fixtures, without its posterior.
 fn scorer() -> Scorer {
@@ -53,26 +50,30 @@ fn only_finite_estimates_pass() {
         (1.0, Some(f64::INFINITY), Mean, false),
     ];
     for (mean, variance, want, passes) in table {
-        let estimate = Estimate { mean, variance };
+        let estimate = Estimate { mean, variance, contraction: None };
         assert_eq!(estimate.finite(want).is_ok(), passes, "{estimate:?} {want:?}");
     }
 }
 
 #[test]
-fn novelty_needs_a_variance_and_quantiles() {
-    let novelty = Novelty::new(&[(0.5, 4.0)]);
-    for (variance, by, want) in
-        [(Some(2.0), novelty.as_ref(), Some(0.25)), (None, novelty.as_ref(), None), (Some(2.0), None, None)]
-    {
-        assert_eq!(Estimate { mean: 1.0, variance }.novelty(by), want);
+fn a_contraction_is_a_share_whatever_the_rounding() {
+    for (v, prior, want) in [
+        (1.0, 4.0, Some(0.75)),
+        (4.0, 4.0, Some(0.0)),
+        (4.1, 4.0, Some(0.0)),
+        (0.0, 4.0, Some(1.0)),
+        (0.0, 0.0, None),
+    ] {
+        assert_eq!(contraction(v, prior), want, "{v} {prior}");
     }
 }
 
 #[test]
 fn a_score_is_finite_or_names_the_factor() {
-    let estimate = Estimate { mean: 1.0, variance: Some(4.0) };
+    let estimate = Estimate::of_variances(1.0, 4.0, 16.0);
     let rated = estimate.rated(Penalty::default()).unwrap();
-    assert_eq!(rated, Rated { mean: 1.0, variance: Some(4.0), std: Some(2.0), score: -1.0 });
-    let message = estimate.rated(Penalty::new(Kind::Variance, 1e308).unwrap()).unwrap_err().to_string();
+    let want = Rated { mean: 1.0, variance: Some(4.0), std: Some(2.0), contraction: Some(0.75), score: -1.0 };
+    assert_eq!(rated, want);
+    let message = estimate.rated(Penalty::variance(1e308)).unwrap_err().to_string();
     assert!(message.starts_with("penalty.k: too large"), "{message}");
 }

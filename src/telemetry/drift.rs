@@ -1,4 +1,4 @@
-//! How far the variances that a model gives of late have moved from those that its fit held out.
+//! How far the uncertainties that a model gives of late, 1 - contraction, have moved from those that its fit held out.
 
 use std::collections::VecDeque;
 
@@ -7,14 +7,14 @@ use crate::{
     posterior::Novelty,
 };
 
-/// Variances that count: so many of the latest.
+/// Values that count: so many of the latest.
 pub const WINDOW: usize = 1024;
 
-/// Variances without which nothing is said. Among n that have not moved at all, m quantiles make the index about m / n: with
+/// Values without which nothing is said. Among n that have not moved at all, m quantiles make the index about m / n: with
 /// the 13 of `fit`, that is 0.05 here.
 pub const LEAST: usize = 256;
 
-/// The latest variances, by the bins between the quantiles.
+/// The latest values of 1 - contraction, by the bins between the quantiles.
 #[derive(Debug)]
 pub struct Drift {
     quantiles: Vec<(f64, f64)>,
@@ -23,10 +23,14 @@ pub struct Drift {
 }
 
 impl Drift {
-    /// Starts without a variance.
-    pub fn new(novelty: &Novelty) -> Self {
-        let mut quantiles = novelty.quantiles().to_vec();
-        // Between equal quantiles no variance can be, and an empty bin would count as a change.
+    /// Starts without a value; `None` where the fit stored no quantiles.
+    pub fn new(novelty: &Novelty) -> Option<Self> {
+        let quantiles = novelty.uncontracted();
+        (!quantiles.is_empty()).then(|| Self::from(quantiles.to_vec()))
+    }
+
+    fn from(mut quantiles: Vec<(f64, f64)>) -> Self {
+        // Between equal quantiles no value can be, and an empty bin would count as a change.
         quantiles.dedup_by(|next, kept| {
             let equal = next.1 == kept.1;
             if equal {
@@ -38,14 +42,14 @@ impl Drift {
         Self { quantiles, recent: VecDeque::with_capacity(WINDOW), counts }
     }
 
-    /// Takes a variance in, and the oldest out where the window is full.
-    pub fn add(&mut self, variance: f64) {
+    /// Takes a value in, and the oldest out where the window is full.
+    pub fn add(&mut self, value: f64) {
         if self.recent.len() == WINDOW
             && let Some(oldest) = self.recent.pop_front()
         {
             self.counts[oldest] -= 1;
         }
-        let bin = bin(&self.quantiles, variance);
+        let bin = bin(&self.quantiles, value);
         self.recent.push_back(bin);
         self.counts[bin] += 1;
     }
@@ -63,16 +67,16 @@ mod tests {
     const QUARTILES: [(f64, f64); 3] = [(0.25, 1.0), (0.5, 2.0), (0.75, 3.0)];
 
     fn drift(quantiles: &[(f64, f64)]) -> Drift {
-        Drift::new(&Novelty::new(quantiles).unwrap())
+        Drift::from(quantiles.to_vec())
     }
 
-    /// Adds variances by turns, `count` in all.
+    /// Adds values by turns, `count` in all.
     fn add(drift: &mut Drift, variances: &[f64], count: usize) {
         variances.iter().cycle().take(count).for_each(|variance| drift.add(*variance));
     }
 
     #[test]
-    fn a_few_variances_say_nothing() {
+    fn a_few_values_say_nothing() {
         let mut drift = drift(&QUARTILES);
         add(&mut drift, &[9.0], LEAST - 1);
         assert_eq!(drift.index(), None);
@@ -81,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn variances_as_held_out_are_no_drift() {
+    fn values_as_held_out_are_no_drift() {
         let mut drift = drift(&QUARTILES);
         add(&mut drift, &[0.5, 1.5, 2.5, 3.5], LEAST);
         assert_eq!(drift.index(), Some(0.0));

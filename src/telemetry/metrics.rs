@@ -17,10 +17,12 @@ const TOKENS: [f64; 11] = [16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0
 const REWARDS: [f64; 17] =
     [-32.0, -16.0, -8.0, -4.0, -2.0, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
 const DEVIATIONS: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
+const SHARES: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0];
 const PERCENTILES: [f64; 10] = [0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0];
 
-const NOVELTY: &str = "Percentiles of rewards' variances among those of the pairs that the fit held out; what is \
+const NOVELTY: &str = "Percentiles of 1 - contraction among the answers of the pairs that the fit held out; what is \
     above their last quantile has its probability.";
+const CONTRACTION: &str = "Shares of the prior variance that the preference pairs removed.";
 
 type Built<T> = Result<T, prometheus::Error>;
 
@@ -58,11 +60,13 @@ pub struct Metrics {
     pub reward_mean: HistogramVec,
     /// Standard deviations of the rewards returned, by `model`.
     pub reward_std: HistogramVec,
+    /// Contractions of the rewards returned, by `model`.
+    pub contraction: HistogramVec,
     /// Conservative scores returned, by `model`.
     pub reward_score: HistogramVec,
-    /// Percentiles of the variances returned, by `model`.
+    /// Percentiles of 1 - contraction of the rewards returned, by `model`.
     pub novelty: HistogramVec,
-    /// How far the latest variances have moved, by `model`.
+    /// How far the latest contractions have moved, by `model`.
     pub drift: GaugeVec,
 }
 
@@ -88,8 +92,8 @@ impl Metrics {
         let counter = |name: &str, help: &str| added(&registry, IntCounter::with_opts(made(name, help)));
         let gauge = |name: &str, help: &str| added(&registry, IntGauge::with_opts(made(name, help)));
         let drift = format!(
-            "Population stability index of the last {WINDOW} variances against those of the pairs that the fit held out, from \
-             {LEAST} variances on: below 0.1 little has changed, above 0.25 much."
+            "Population stability index of 1 - contraction of the last {WINDOW} rewards against that of the pairs that the fit held out, from \
+             {LEAST} rewards on: below 0.1 little has changed, above 0.25 much."
         );
         Ok(Self {
             requests: counters("requests_total", "Requests answered.", &["route", "code"])?,
@@ -114,6 +118,7 @@ impl Metrics {
             reward_mean: per_model("reward_mean", "Posterior means of rewards.", &REWARDS)?,
             reward_std: per_model("reward_std", "Standard deviations of rewards.", &DEVIATIONS)?,
             reward_score: per_model("reward_score", "Conservative scores.", &REWARDS)?,
+            contraction: per_model("contraction", CONTRACTION, &SHARES)?,
             novelty: per_model("novelty", NOVELTY, &PERCENTILES)?,
             drift: added(&registry, GaugeVec::new(made("drift", &drift), &["model"]))?,
             registry,
@@ -122,7 +127,8 @@ impl Metrics {
 
     /// Drops the series of a model that is served no more.
     pub fn forget(&self, model: &str) {
-        let histograms = [&self.reward_mean, &self.reward_std, &self.reward_score, &self.novelty];
+        let histograms =
+            [&self.reward_mean, &self.reward_std, &self.contraction, &self.reward_score, &self.novelty];
         // What was never observed has no series.
         for histogram in histograms {
             drop(histogram.remove_label_values(&[model]));

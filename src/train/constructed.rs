@@ -10,9 +10,37 @@ use crate::{
 };
 use rand::{Rng, SeedableRng, seq::IndexedRandom};
 
+mod phrases;
+
+/// A way to make an answer that is evidently worse than the chosen one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Construction {
+    /// The chosen answer of another prompt
+    OffTopic,
+    /// The chosen answer's words in another order
+    Shuffled,
+    /// The chosen answer's first words over and over
+    Repeated,
+    /// The first quarter of the chosen answer
+    CutOff,
+    /// Words of random letters
+    Gibberish,
+    /// A refusal
+    Refusal,
+    /// "I don't know.", "It depends."
+    Evasion,
+    /// No text at all
+    Empty,
+    /// Praise of the user, and nothing else
+    Flattery,
+    /// Advertising
+    Spam,
+    /// Sentences in another language
+    Language,
+}
+
 /// Answers that evade every question.
-const EVASIONS: [&str; 14] = [
-    "",
+const EVASIONS: [&str; 9] = [
     "I don't know.",
     "Sure!",
     "Okay.",
@@ -20,22 +48,49 @@ const EVASIONS: [&str; 14] = [
     "As I said before.",
     "It depends.",
     "That is a great question!",
-    "I'm sorry, but I can't help with that.",
-    "I would rather not answer that.",
+    "I have no idea.",
     "I'm not sure what you mean.",
-    "No comment.",
-    "Sorry, I cannot answer this question.",
-    "As an AI language model, I am not able to do that.",
 ];
 
-/// Makes `count` pairs from pairs whose answers are single messages; fewer if there are none such.
-pub fn pairs(from: &[&Pair], count: usize, seed: u64) -> Vec<Pair> {
+impl Construction {
+    /// How often it is drawn, beside the others: the answers that people mistake for good ones most.
+    fn weight(self) -> usize {
+        match self {
+            Self::OffTopic => 4,
+            Self::Refusal => 3,
+            _ => 1,
+        }
+    }
+
+    /// An answer to `source` of this kind; it may happen to be the chosen one.
+    fn answer(self, source: &Source, sources: &[Source], rng: &mut impl Rng) -> Option<String> {
+        let words: Vec<&str> = source.chosen.split_whitespace().collect();
+        // Half of them shorter than the chosen answer, so that its length does not give it away.
+        let bytes = (source.chosen.len() as f64 * rng.random_range(0.1..1.5)) as usize;
+        Some(match self {
+            Self::OffTopic => off_topic(source, sources, rng)?,
+            Self::Shuffled => shuffled(&words, rng),
+            Self::Repeated => repeated(&words, words.len(), rng),
+            Self::CutOff => words[..words.len().div_ceil(4)].join(" "),
+            Self::Gibberish => gibberish(source.chosen.chars().count(), rng),
+            Self::Refusal => (*phrases::REFUSALS.choose(rng)?).to_owned(),
+            Self::Evasion => (*EVASIONS.choose(rng)?).to_owned(),
+            Self::Empty => String::new(),
+            Self::Flattery => phrases::flattery(bytes, rng),
+            Self::Spam => phrases::spam(bytes, rng),
+            Self::Language => phrases::language(bytes, rng),
+        })
+    }
+}
+
+/// Makes `count` pairs of these kinds from pairs whose answers are single messages; fewer if there are none such.
+pub fn pairs(from: &[&Pair], kinds: &[Construction], count: usize, seed: u64) -> Vec<Pair> {
     let usable: Vec<Source> = from.iter().copied().filter_map(Source::of).collect();
     if usable.len() < 2 {
         return Vec::new();
     }
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-    (0..count).filter_map(|_| made(&usable, &mut rng)).collect()
+    (0..count).filter_map(|_| made(&usable, kinds, &mut rng)).collect()
 }
 
 struct Source<'a> {
@@ -68,17 +123,10 @@ impl<'a> Source<'a> {
     }
 }
 
-fn made(sources: &[Source], rng: &mut impl Rng) -> Option<Pair> {
+fn made(sources: &[Source], kinds: &[Construction], rng: &mut impl Rng) -> Option<Pair> {
     let source = sources.choose(rng)?;
-    let words: Vec<&str> = source.chosen.split_whitespace().collect();
-    let rejected = match rng.random_range(0..10) {
-        0..=3 => off_topic(source, sources, rng)?,
-        4 => shuffled(&words, rng),
-        5 => repeated(&words, words.len(), rng),
-        6 => words[..words.len().div_ceil(4)].join(" "),
-        7..=8 => EVASIONS.choose(rng)?.to_string(),
-        _ => gibberish(source.chosen.chars().count(), rng),
-    };
+    let kind = kinds.choose_weighted(rng, |kind| kind.weight()).ok()?;
+    let rejected = kind.answer(source, sources, rng)?;
     (rejected != source.chosen).then(|| source.with(rejected))
 }
 
@@ -97,6 +145,7 @@ fn off_topic(source: &Source, sources: &[Source], rng: &mut impl Rng) -> Option<
 mod tests {
     use super::*;
     use crate::data::pairs::Record;
+    use clap::ValueEnum;
 
     /// Pairs whose answers differ in words and in length.
     fn data() -> Vec<Pair> {
@@ -112,8 +161,10 @@ mod tests {
     fn a_seed_gives_the_same_pairs_for_ever() {
         let data = data();
         let from: Vec<&Pair> = data.iter().collect();
-        let made: Vec<String> =
-            pairs(&from, 24, 7).into_iter().filter_map(|pair| pair.rejected_text).collect();
+        let made: Vec<String> = pairs(&from, Construction::value_variants(), 24, 7)
+            .into_iter()
+            .filter_map(|pair| pair.rejected_text)
+            .collect();
         let want = [
             "w1.0 w1.1 w1.2 w1.3 w1.4",
             "w5.0 w5.1 w5.2 w5.3 w5.4 w5.5 w5.6 w5.7 w5.8",

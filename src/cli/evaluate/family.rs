@@ -3,8 +3,8 @@
 use crate::{
     Result,
     cli::progress::{Progress, Unit},
-    evaluate::ood::Variances,
-    score::{Embed, Embedding, Estimate, Want, runs_within},
+    evaluate::ood::Uncertainties,
+    score::{Embed, Embedding, Estimate, Want, relative_estimates, runs_within},
     text::TokenSeq,
 };
 
@@ -14,18 +14,38 @@ const BATCH_TOKENS: usize = 2048;
 /// What the posterior says of one answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Seen {
-    pub mean: f64,
+    /// Of the reward itself.
+    pub estimate: Estimate,
     /// The difference is that to the first of the family, which itself has none.
-    pub variances: Variances,
+    pub uncertainties: Uncertainties,
 }
 
 impl Seen {
-    /// Refuses numbers that are not finite.
-    fn of(embedding: &Embedding, first: Option<&Embedding>) -> Result<Self> {
-        let (mean, single) = (embedding.mean, embedding.covariance(embedding));
-        Estimate { mean, variance: Some(single) }.finite(Want::MeanAndVariance)?;
-        let difference = first.map(|first| embedding.difference_variance(first));
-        Ok(Self { mean, variances: Variances { single, head: embedding.head_variance, difference } })
+    /// What is known of the answers of a family; refuses numbers that are not finite.
+    fn of(family: &[Embedding]) -> Result<Vec<Self>> {
+        let relative = relative_estimates(family);
+        let seen = |(at, (embedding, relative)): (usize, (&Embedding, Estimate))| {
+            let estimate = embedding.estimate().finite(Want::Mean)?;
+            let (first, relative) =
+                (family.first().filter(|_| at > 0), Some(relative).filter(|_| family.len() > 1));
+            let uncertainties = Uncertainties {
+                single: estimate.variance.unwrap_or_default(),
+                head: embedding.head_variance,
+                difference: first.map(|first| embedding.difference_variance(first)),
+                relative: relative.and_then(|relative| relative.variance),
+                contraction: estimate.contraction,
+                contraction_difference: first.and_then(|first| embedding.difference_contraction(first)),
+                contraction_relative: relative.and_then(|relative| relative.contraction),
+            };
+            Ok(Self { estimate, uncertainties })
+        };
+        family.iter().zip(relative).enumerate().map(seen).collect()
+    }
+
+    /// Mean, with variance and contraction of the difference to the mean of the family.
+    pub fn relative(&self) -> Estimate {
+        let Uncertainties { relative, contraction_relative, .. } = self.uncertainties;
+        Estimate { mean: self.estimate.mean, variance: relative, contraction: contraction_relative }
     }
 }
 
@@ -51,8 +71,7 @@ fn together<F: AsRef<[TokenSeq]>>(model: &dyn Embed, families: &[F]) -> Result<V
     let mut rest = model.embed(&batch)?.into_iter();
     let mut seen = |family: &F| {
         let embeddings: Vec<Embedding> = rest.by_ref().take(family.as_ref().len()).collect();
-        let first = |at: usize| (at > 0).then(|| &embeddings[0]);
-        embeddings.iter().enumerate().map(|(at, embedding)| Seen::of(embedding, first(at))).collect()
+        Seen::of(&embeddings)
     };
     families.iter().map(&mut seen).collect()
 }

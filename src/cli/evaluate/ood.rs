@@ -9,7 +9,10 @@ use crate::{
         scoring::ScoringArgs,
     },
     data::{Pair, read_pairs},
-    evaluate::ood::{Overall, Separation, Variances, stds},
+    evaluate::{
+        auroc::Auroc,
+        ood::{MEASURES, Measure, Separated, Uncertainties, overall, separation, values},
+    },
     plot::{self, Histogram, Scale},
     score::Want,
     shift::Shift,
@@ -20,7 +23,7 @@ use groups::{Groups, Items};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 mod groups;
 
@@ -61,7 +64,7 @@ struct Report<'a> {
     /// The chosen answers, the shifts, and the files, in the order in which they were given.
     groups: Vec<Group<'a>>,
     /// The mean of the areas of all groups but the chosen answers, which are in the distribution too.
-    overall: Overall,
+    overall: BTreeMap<&'static str, Option<Auroc>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -72,7 +75,7 @@ struct Group<'a> {
     too_long: usize,
     truncated: usize,
     #[serde(flatten)]
-    separation: Separation,
+    separation: BTreeMap<&'static str, Option<Separated>>,
 }
 
 impl Ood {
@@ -83,8 +86,9 @@ impl Ood {
         let groups = self.groups(&parts.base.reader())?;
         let model = self.members.open(parts, &self.model, Want::MeanAndVariance, &self.scoring)?;
         let items = groups.items(&embed(model.as_ref(), &groups.families)?);
-        self.plot(&items, "single", "std of the reward", |item| Some(item.single))?;
-        self.plot(&items, "difference", "std of the difference to the good answer", |item| item.difference)?;
+        for (name, measure) in MEASURES {
+            self.plot(&items, name, said(name), measure)?;
+        }
         super::print(&report(&items))
     }
 
@@ -121,17 +125,11 @@ impl Ood {
     }
 
     /// Histograms of a standard deviation, of a few groups each, so that they can be told apart.
-    fn plot(
-        &self,
-        items: &[Items],
-        name: &str,
-        x: &str,
-        variance: impl Fn(&Variances) -> Option<f64>,
-    ) -> Result<()> {
+    fn plot(&self, items: &[Items], name: &str, x: &str, measure: Measure) -> Result<()> {
         let positive = |items: &Items| {
-            let mut values = stds(&items.variances, &variance);
+            let mut values = values(&items.uncertainties, measure);
             // Two answers that are the same differ by nothing, which a logarithmic axis has no place for.
-            values.retain(|std| *std > 0.0);
+            values.retain(|value| *value > 0.0);
             (!values.is_empty()).then(|| plot::Group { name: items.name.into(), values })
         };
         let inside = positive(&items[0]);
@@ -150,18 +148,33 @@ impl Ood {
     }
 }
 
+/// A measure as it stands on an axis.
+fn said(measure: &str) -> &str {
+    match measure {
+        "single" => "std of the reward",
+        "difference" => "std of the difference to the good answer",
+        "relative" => "std of the difference to the mean of the answers",
+        "head" => "std of the reward by the head alone",
+        "contraction" => "1 - contraction of the reward",
+        "contraction_difference" => "1 - contraction of the difference to the good answer",
+        "contraction_relative" => "1 - contraction of the difference to the mean of the answers",
+        other => other,
+    }
+}
+
 fn report<'a>(items: &[Items<'a>]) -> Report<'a> {
-    let group = |items: &Items<'a>, against: &[Variances]| Group {
+    let group = |items: &Items<'a>, against: &[Uncertainties]| Group {
         name: items.name,
-        items: items.variances.len(),
+        items: items.uncertainties.len(),
         too_long: items.too_long,
         truncated: items.truncated,
-        separation: Separation::of(&items.variances, against),
+        separation: separation(&items.uncertainties, against),
     };
-    let outside: Vec<&[Variances]> = items[2..].iter().map(|items| items.variances.as_slice()).collect();
+    let outside: Vec<&[Uncertainties]> =
+        items[2..].iter().map(|items| items.uncertainties.as_slice()).collect();
     Report {
         in_distribution: group(&items[0], &[]),
-        groups: items[1..].iter().map(|outside| group(outside, &items[0].variances)).collect(),
-        overall: Overall::of(&outside, &items[0].variances),
+        groups: items[1..].iter().map(|outside| group(outside, &items[0].uncertainties)).collect(),
+        overall: overall(&outside, &items[0].uncertainties),
     }
 }

@@ -88,9 +88,9 @@ fn preferences(model: &dyn Embed, encoded: &Encoded) -> Result<Preferences> {
     let sides: Vec<[TokenSeq; 2]> =
         examples.iter().map(|example| [example.chosen.clone(), example.rejected.clone()]).collect();
     let seen = embed(model, &sides)?;
-    let logit = |(pair, e): (&Vec<Seen>, &Example)| pair[0].mean - pair[1].mean - e.margin;
+    let logit = |(pair, e): (&Vec<Seen>, &Example)| pair[0].estimate.mean - pair[1].estimate.mean - e.margin;
     let logits = seen.iter().zip(examples).map(logit).collect();
-    let variances = || seen.iter().map(|pair| pair[1].variances.difference).collect();
+    let variances = || seen.iter().map(|pair| pair[1].uncertainties.difference).collect();
     Ok(Preferences { logits, variances: if model.has_variances() { variances() } else { None } })
 }
 

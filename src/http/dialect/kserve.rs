@@ -30,7 +30,7 @@ pub struct InferRequest {
     id: Option<String>,
     #[schema(value_type = Vec<Tensor>)]
     inputs: Vec<Object<Tensor>>,
-    /// Which outputs are wanted; `score`, `mean`, `variance`, `std`, `novelty`, `truncated` as far as they are known, by default.
+    /// Which outputs are wanted; `score`, `mean`, `variance`, `std`, `contraction`, `novelty`, `truncated` as far as they are known, by default.
     #[schema(value_type = Option<Vec<Wanted>>)]
     outputs: Option<Vec<Object<Wanted>>>,
 }
@@ -82,16 +82,18 @@ enum Output {
     Mean,
     Variance,
     Std,
+    Contraction,
     Novelty,
     Truncated,
 }
 
 /// Those that are returned where none is asked for.
-const OUTPUTS: [(&str, Output); 6] = [
+const OUTPUTS: [(&str, Output); 7] = [
     ("score", Output::Score),
     ("mean", Output::Mean),
     ("variance", Output::Variance),
     ("std", Output::Std),
+    ("contraction", Output::Contraction),
     ("novelty", Output::Novelty),
     ("truncated", Output::Truncated),
 ];
@@ -175,6 +177,7 @@ impl Output {
             Self::Mean => numbers(|plain| Some(plain.reward.mean)),
             Self::Variance => numbers(|plain| plain.reward.variance),
             Self::Std => numbers(|plain| plain.reward.std),
+            Self::Contraction => numbers(|plain| plain.reward.contraction),
             Self::Novelty => numbers(|plain| plain.reward.novelty),
             Self::Truncated => Some(Data::Truths(answer.each(|_, plain| plain.reward.truncated))),
         }?;

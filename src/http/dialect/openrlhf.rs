@@ -59,7 +59,7 @@ pub struct GetRewardResponse {
     rewards: Vec<f64>,
     /// To filter by.
     scores: Vec<f64>,
-    /// What is logged: `mean`, `variance`, `std`, `score`, `novelty` and `truncated` of each, as far as they are known.
+    /// What is logged: `mean`, `variance`, `std`, `contraction`, `score`, `novelty` and `truncated` of each, as far as they are known.
     extra_logs: BTreeMap<&'static str, Vec<f64>>,
 }
 
@@ -93,10 +93,11 @@ pub async fn get_reward(
 /// A list for every number that all have: the client makes tensors of them, which hold no nulls.
 fn logs(answer: &Answer) -> BTreeMap<&'static str, Vec<f64>> {
     type Number = fn(&Plain) -> Option<f64>;
-    let numbers: [(&str, Number); 6] = [
+    let numbers: [(&str, Number); 7] = [
         ("mean", |plain| Some(plain.reward.mean)),
         ("variance", |plain| plain.reward.variance),
         ("std", |plain| plain.reward.std),
+        ("contraction", |plain| plain.reward.contraction),
         ("score", |plain| Some(plain.reward.score)),
         ("novelty", |plain| plain.reward.novelty),
         ("truncated", |plain| Some(f64::from(u8::from(plain.reward.truncated)))),

@@ -17,6 +17,7 @@ use crate::{
     engine::{Job, terms::Terms, times::Spent},
     http::{App, error::ApiError, layers::Cost, penalty::Plan, reward::Reward},
     item::Placed,
+    score::rule::PenaltyRule,
     text::Truncation,
     train::loss::sigmoid,
 };
@@ -28,7 +29,7 @@ pub enum PlainScore {
     /// The posterior mean.
     #[default]
     Mean,
-    /// The mean less one standard deviation.
+    /// The conservative score, by the adapter's stored rule, else the mean less one standard deviation.
     Conservative,
 }
 
@@ -57,6 +58,16 @@ pub struct Answer {
     pub tokens: usize,
 }
 
+/// The rewards of a question's inputs.
+#[derive(Debug)]
+pub struct Rewards {
+    /// The model that scored.
+    pub model: String,
+    pub rewards: Vec<Reward>,
+    /// The penalty as it was applied.
+    pub penalty: PenaltyRule,
+}
+
 /// One input's score.
 #[derive(Debug, Clone, Copy)]
 pub struct Plain {
@@ -76,9 +87,12 @@ pub struct Posterior {
     /// Square root of the variance.
     #[schema(required, minimum = 0.0)]
     pub std: Option<f64>,
-    /// The mean less the standard deviation.
+    /// Share of the prior variance that the preference pairs removed, as in `/v1/rewards`.
+    #[schema(required, minimum = 0.0, maximum = 1.0)]
+    pub contraction: Option<f64>,
+    /// The conservative score.
     pub score: f64,
-    /// Percentile of the variance, as in `/v1/rewards`.
+    /// Percentile of 1 - contraction, as in `/v1/rewards`.
     #[schema(required, minimum = 0.0, maximum = 1.0)]
     pub novelty: Option<f64>,
     /// Whether tokens were cut to fit.
@@ -111,33 +125,33 @@ impl Asker {
         self.app.bounded(list, question.inputs.len())?;
         let plain = question.plain.unwrap_or(self.app.config().plain_score);
         let activated = question.activation.unwrap_or(false);
-        let (model, rewards) = self.rewards(question).await?;
+        let Rewards { model, rewards, .. } = self.rewards(question).await?;
         let scores: Vec<Plain> = rewards.iter().map(|reward| Plain::new(reward, plain, activated)).collect();
         let tokens = scores.iter().map(|score| score.tokens).sum();
         Ok(Answer { model, scores, tokens })
     }
 
-    /// The name of the model, and the rewards of the inputs with whatever the model knows of them.
-    pub async fn rewards(&self, question: Question) -> Result<(String, Vec<Reward>), ApiError> {
+    /// The rewards of the inputs with whatever the model knows of them.
+    pub async fn rewards(&self, question: Question) -> Result<Rewards, ApiError> {
         let Question { model, inputs, max_length, truncation, .. } = question;
         let model = self.app.model(model.as_deref())?;
-        let Plan { penalty, want, .. } = Plan::new(None, None, &model)?;
+        let Plan { penalty, rule, want } = Plan::new(None, None, &model)?;
         let terms = self.terms.clone();
         let job = Job { model: Arc::clone(&model), inputs, max_length, truncation, terms };
         let rewards = self.app.rate_all(&model, self.app.engine().score(job, want).await?, penalty)?;
         self.app.observe(&model, &rewards);
-        Ok((model.name.clone(), rewards))
+        Ok(Rewards { model: model.name.clone(), rewards, penalty: rule })
     }
 }
 
 impl Plain {
     fn new(reward: &Reward, plain: PlainScore, activated: bool) -> Self {
-        let Reward { mean, variance, std, score, novelty, tokens, truncated, .. } = *reward;
+        let Reward { mean, variance, std, contraction, score, novelty, tokens, truncated, .. } = *reward;
         let raw = match plain {
             PlainScore::Mean => mean,
             PlainScore::Conservative => score,
         };
-        let reward = Posterior { mean, variance, std, score, novelty, truncated };
+        let reward = Posterior { mean, variance, std, contraction, score, novelty, truncated };
         Self { score: if activated { sigmoid(raw) } else { raw }, tokens, reward }
     }
 }

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::{
     Dialect, Spoken, infinity,
-    question::{Asker, Question},
+    question::{Asker, Question, Rewards},
     rerank, sglang, tei, vllm,
 };
 use crate::{
@@ -364,9 +364,11 @@ impl NativeScore {
         responses.extend(response);
         let pool = PoolRequest { id: None, prompt, messages, responses };
         let inputs = Given::One(pool).parse(&asker.app, 1)?.inputs;
-        let (model, data) = asker.rewards(Question { model, inputs, ..Question::default() }).await?;
+        let question = Question { model, inputs, ..Question::default() };
+        let Rewards { model, rewards: data, penalty } = asker.rewards(question).await?;
         let (usage, items) = (TokenUsage::of(&data), data.len());
         let cost = Cost { items, tokens: usage.tokens };
-        Ok((Extension(cost), Json(RewardsResponse { object: "list", model, data, usage })).into_response())
+        let reply = RewardsResponse { object: "list", model, data, penalty, usage };
+        Ok((Extension(cost), Json(reply)).into_response())
     }
 }

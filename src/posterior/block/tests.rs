@@ -142,9 +142,9 @@ proptest! {
     #[test]
     fn features_of_a_difference_are_the_difference_of_features(case in case()) {
         let (block, j) = (case.block(DType::F64), case.gradients(2));
-        let features = block.features(&j).unwrap();
+        let features = block.features(&j).unwrap().posterior;
         let difference = (j.narrow(0, 0, 1).unwrap() - j.narrow(0, 1, 1).unwrap()).unwrap();
-        let got = values(&block.features(&difference).unwrap());
+        let got = values(&block.features(&difference).unwrap().posterior);
         let want = values(&(features.get(0).unwrap() - features.get(1).unwrap()).unwrap());
         for (got, want) in got.iter().zip(want) {
             assert_close(*got, want, 1e-9)?;

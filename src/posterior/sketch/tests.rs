@@ -100,7 +100,7 @@ fn with_all_features_the_covariance_is_the_exact_joint_one() {
     let sketch = fitted(lossless());
     let mut walk = sketch.walk(3);
     gradients(50, 3).iter().for_each(|(name, j)| walk.add(name, j).unwrap());
-    let y = walk.whitened().unwrap().to_dtype(DType::F64).unwrap();
+    let y = walk.vectors().unwrap().posterior.to_dtype(DType::F64).unwrap();
     let names: Vec<&str> = SHAPES.iter().map(|(name, _)| *name).collect();
     let want = exact(&names);
     for (got, want) in values(&y.matmul(&y.t().unwrap()).unwrap()).iter().zip(&want) {

@@ -3,7 +3,11 @@
 use candle_core::{DType, Tensor};
 
 use super::{Sketch, add};
-use crate::{Result, nn::exact::row_squares, posterior::frame::long_last};
+use crate::{
+    Result,
+    nn::exact::row_squares,
+    posterior::{frame::long_last, walk::Vectors},
+};
 
 /// What is known of some rewards so far.
 #[derive(Debug, Clone)]
@@ -17,6 +21,8 @@ pub struct Walk<'a> {
     whitened: Vec<Tensor>,
     /// Squares of those y, summed.
     sums: Vec<f64>,
+    /// phi^2 / lambda of the same slots, summed.
+    prior_sums: Vec<f64>,
 }
 
 impl<'a> Walk<'a> {
@@ -28,6 +34,7 @@ impl<'a> Walk<'a> {
             shown: vec![0; slots],
             whitened: Vec::new(),
             sums: vec![0.0; count],
+            prior_sums: vec![0.0; count],
         }
     }
 
@@ -55,6 +62,11 @@ impl<'a> Walk<'a> {
         let phi: Vec<&Tensor> = self.slots[..=next].iter().flatten().collect();
         let y = Tensor::cat(&phi, 1)?.matmul(&self.sketch.whitening[next].t()?)?;
         self.sums.iter_mut().zip(row_squares(&y)?).for_each(|(sum, square)| *sum += square);
+        if let Some(own) = phi.last() {
+            let lambda = self.sketch.prior_precision[next];
+            let squares = row_squares(own)?;
+            self.prior_sums.iter_mut().zip(squares).for_each(|(sum, square)| *sum += square / lambda);
+        }
         self.whitened.push(y);
         Ok(())
     }
@@ -64,6 +76,11 @@ impl<'a> Walk<'a> {
         &self.sums
     }
 
+    /// Prior variances of the same slots, v0 = sum phi^2 / lambda.
+    pub fn prior_variances(&self) -> &[f64] {
+        &self.prior_sums
+    }
+
     /// Goes on with some of the rewards only, given by position.
     pub fn keep(&mut self, positions: &[usize]) -> Result<()> {
         let rows: Vec<u32> = positions.iter().map(|i| *i as u32).collect();
@@ -71,12 +88,18 @@ impl<'a> Walk<'a> {
             let rows = Tensor::new(rows.as_slice(), features.device())?;
             *features = features.index_select(&rows, 0)?;
         }
-        self.sums = positions.iter().map(|i| self.sums[*i]).collect();
+        for sums in [&mut self.sums, &mut self.prior_sums] {
+            *sums = positions.iter().map(|i| sums[*i]).collect();
+        }
         Ok(())
     }
 
-    /// y of every reward, (n, m): inner products of two rows are covariances.
-    pub fn whitened(&self) -> Result<Tensor> {
-        Ok(Tensor::cat(&self.whitened, 1)?)
+    /// y and Lambda^-1/2 phi of every reward, (n, m).
+    pub fn vectors(&self) -> Result<Vectors> {
+        let lambda = &self.sketch.prior_precision;
+        let scaled = |(phi, lambda): (&Tensor, &f64)| phi * lambda.sqrt().recip();
+        let shown = self.slots[..self.whitened.len()].iter().flatten().zip(lambda);
+        let prior = shown.map(scaled).collect::<candle_core::Result<Vec<_>>>()?;
+        Ok(Vectors { posterior: Tensor::cat(&self.whitened, 1)?, prior: Tensor::cat(&prior, 1)? })
     }
 }

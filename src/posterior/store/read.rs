@@ -9,7 +9,10 @@ use super::{CURVATURE, FORMAT, Field, LARGEST, LAYOUT, PRIOR_PRECISION, SKETCH_V
 use crate::{
     Error, Result,
     posterior::{
-        Block, FitConfig, Form, Parts, Posterior, Sketch, check::Claimed, config::Quantiles, fit::Gram,
+        Block, FitConfig, Form, Parts, Posterior, Sketch,
+        check::Claimed,
+        config::{HeldOut, Quantiles},
+        fit::Gram,
         sketch::Layout,
     },
 };
@@ -51,7 +54,9 @@ fn parse(bytes: &[u8]) -> Result<Contents, String> {
         parsed.map_err(|e| problems.push(format!("metadata `config`: {e}"))).ok()
     });
     let quantiles = config.as_ref().and_then(|config| config.quantiles.as_ref());
-    let wrong = quantiles.map(Quantiles::problems).unwrap_or_default();
+    let mut wrong = quantiles.map(Quantiles::problems).unwrap_or_default();
+    let held_out = config.as_ref().and_then(|config| config.held_out.as_ref());
+    wrong.extend(held_out.map(HeldOut::problems).unwrap_or_default());
     problems.extend(wrong.into_iter().map(|problem| format!("metadata `config`: {problem}")));
     let (form, claimed) = match sketched {
         true => sketch(&file, metadata(LAYOUT), &mut problems),

@@ -7,7 +7,6 @@ use super::*;
 use crate::{
     model::{RewardModel, adapter::Adapter, checkpoint::Checkpoint},
     nn::pack::{Packed, unfold::Unfolded},
-    score::penalty::Kind,
 };
 
 /// A pool whose variances are given: per candidate, per layer, per block of the layer.
@@ -16,6 +15,8 @@ struct Given {
     means: Vec<f64>,
     heads: Vec<f64>,
     blocks: Vec<Vec<Vec<f64>>>,
+    /// Prior variances.
+    priors: Vec<f64>,
     depth: usize,
     /// Candidates that were sent down, in their order.
     sent: RefCell<Vec<usize>>,
@@ -47,6 +48,10 @@ impl Pool for Given {
 }
 
 impl Descent for Walk<'_> {
+    fn prior_variances(&self) -> Vec<f64> {
+        self.left.iter().map(|candidate| self.pool.priors[*candidate]).collect()
+    }
+
     fn layer(&mut self, sums: &mut [f64]) -> Result<()> {
         assert_eq!(sums.len(), self.left.len());
         for (sum, candidate) in sums.iter_mut().zip(&self.left) {
@@ -71,6 +76,7 @@ impl Given {
             means: candidates.iter().map(|c| c.0).collect(),
             heads: candidates.iter().map(|c| c.1).collect(),
             blocks: candidates.iter().map(|c| layers(c.2)).collect(),
+            priors: candidates.iter().map(|c| 2.0 * (c.1 + c.2.iter().sum::<f64>())).collect(),
             depth: candidates.first().map_or(0, |c| c.2.len()),
             sent: RefCell::default(),
         }
@@ -78,21 +84,22 @@ impl Given {
 
     fn complete(&self, i: usize) -> Estimate {
         let sum = self.blocks[i].iter().flatten().fold(self.heads[i], |sum, block| sum + block);
-        Estimate { mean: self.means[i], variance: Some(sum) }
+        Estimate::of_variances(self.means[i], sum, self.priors[i])
     }
 
     /// Every complete estimate, its score, and of the scores the first of the highest.
     fn all(&self, penalty: Penalty) -> (usize, Rated) {
         let rated = (0..self.means.len()).map(|i| {
-            let Estimate { mean, variance } = self.complete(i);
-            Estimate { mean, variance: variance.filter(|_| penalty.needs_variance()) }.rated(penalty).unwrap()
+            let complete = self.complete(i);
+            let known = penalty.needs_variance();
+            if known { complete } else { Estimate::of_mean(complete.mean) }.rated(penalty).unwrap()
         });
         rated.enumerate().reduce(|best, next| if next.1.score > best.1.score { next } else { best }).unwrap()
     }
 }
 
 fn std(k: f64) -> Penalty {
-    Penalty::new(Kind::Std, k).unwrap()
+    Penalty::std(k)
 }
 
 /// Values from a small set, so that ties are common, or from a range, so that rounding is.
@@ -104,10 +111,11 @@ fn value(low: f64) -> impl Strategy<Value = f64> {
 fn pool() -> impl Strategy<Value = Given> {
     (1..18usize, 0..5usize, 0..4usize).prop_flat_map(|(count, depth, blocks)| {
         let layer = prop::collection::vec(value(0.0), blocks);
-        let candidate = (value(-4.0), value(0.0), prop::collection::vec(layer, depth));
+        let candidate = (value(-4.0), value(0.0), prop::collection::vec(layer, depth), value(0.0));
         prop::collection::vec(candidate, count).prop_map(move |candidates| Given {
             means: candidates.iter().map(|c| c.0).collect(),
             heads: candidates.iter().map(|c| c.1).collect(),
+            priors: candidates.iter().map(|c| c.1 + c.2.iter().flatten().sum::<f64>() + c.3).collect(),
             blocks: candidates.into_iter().map(|c| c.2).collect(),
             depth,
             sent: RefCell::default(),
@@ -117,8 +125,16 @@ fn pool() -> impl Strategy<Value = Given> {
 
 fn penalty() -> impl Strategy<Value = Penalty> {
     let k = prop_oneof![prop::sample::select(vec![0.0, 1e-17, 0.5, 1.0, 2.0]), 0.0..10.0];
-    (prop::sample::select(vec![Kind::Std, Kind::Variance, Kind::None]), k)
-        .prop_map(|(kind, k)| Penalty::new(kind, k).unwrap())
+    (0..6usize, k, prop::sample::select(vec![0.0, 0.5, 1.0]), value(-4.0)).prop_map(
+        |(kind, k, threshold, baseline)| match kind {
+            0 => Penalty::None,
+            1 => Penalty::Std { k, threshold },
+            2 => Penalty::Variance { k, threshold },
+            3 => Penalty::Contraction { k, spread: 0.9, threshold: threshold / 2.0 },
+            4 => Penalty::Shrink { baseline },
+            _ => Penalty::Kl { beta: k + 0.1 },
+        },
+    )
 }
 
 proptest! {
@@ -148,22 +164,23 @@ proptest! {
         let Selected { known, index, .. } = select(&pool, penalty, top).unwrap();
         prop_assert_eq!(places(&known), places(&all));
         prop_assert_eq!(index, places(&all)[0]);
-        let complete = all.iter().map(|e| Estimate { variance: e.variance.filter(|_| penalty.needs_variance()), ..*e });
+        let complete = all.iter().map(|e| if penalty.needs_variance() { *e } else { Estimate::of_mean(e.mean) });
         let among = Selected::among(complete.collect(), penalty).unwrap();
         prop_assert_eq!(among.index, index);
         for (known, complete) in known.iter().zip(&all) {
             prop_assert_eq!(known.mean, complete.mean);
-            prop_assert!(known.variance.is_none() || known.variance == complete.variance);
+            prop_assert!(known.variance.is_none() || known == complete);
         }
     }
 
     #[test]
     fn copies_of_a_candidate_lose_to_the_first(pool in pool(), penalty in penalty(), copies in 2..4usize) {
-        let Given { means, heads, blocks, depth, .. } = pool.clone();
+        let Given { means, heads, blocks, priors, depth, .. } = pool.clone();
         let repeated = Given {
             means: means.repeat(copies),
             heads: heads.repeat(copies),
             blocks: vec![blocks; copies].concat(),
+            priors: priors.repeat(copies),
             depth,
             sent: RefCell::default(),
         };
@@ -178,7 +195,7 @@ proptest! {
         prop_assert_eq!(sent.iter().collect::<BTreeSet<_>>().len(), sent.len());
         // Every candidate whose head's bound is above the winner's score has to be looked at; only the first wave may
         // be a candidate that is not.
-        let bound = |i: usize| penalty.score(pool.means[i], Some(pool.heads[i]));
+        let bound = |i: usize| penalty.bound(pool.means[i], pool.heads[i]);
         let above = (0..pool.means.len()).filter(|i| bound(*i) > selected.rated.score);
         if penalty.needs_variance() {
             prop_assert!(above.into_iter().all(|i| sent.contains(&i)));
@@ -223,7 +240,7 @@ fn a_tie_that_shows_only_at_the_bottom_goes_to_the_lowest_index() {
 #[test]
 fn without_a_penalty_the_highest_mean_wins_and_nothing_goes_down() {
     let pool = Given::new(&[(1.0, 0.0, &[1.0]), (2.0, 9.0, &[9.0]), (2.0, 0.0, &[0.0])]);
-    for penalty in [std(0.0), Penalty::new(Kind::None, 1.0).unwrap()] {
+    for penalty in [std(0.0), Penalty::None] {
         let selected = select(&pool, penalty, 1).unwrap();
         assert_eq!((selected.index, selected.rated.variance), (1, None));
         assert_eq!(selected.work, Work { complete: 0, layers: 0, of: 3 });
@@ -253,7 +270,7 @@ fn an_empty_pool_and_too_large_a_factor_are_errors() {
     let message = select(&Given::default(), std(1.0), 1).unwrap_err().to_string();
     assert_eq!(message, "no candidates to select from");
     let pool = Given::new(&[(1.0, 4.0, &[]), (2.0, 4.0, &[])]);
-    let message = select(&pool, Penalty::new(Kind::Variance, 1e308).unwrap(), 1).unwrap_err().to_string();
+    let message = select(&pool, Penalty::variance(1e308), 1).unwrap_err().to_string();
     assert!(message.starts_with("penalty.k: too large"), "{message}");
 }
 

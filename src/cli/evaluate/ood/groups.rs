@@ -4,7 +4,7 @@ use crate::{
     Error, Result,
     cli::evaluate::family::Seen,
     data::{Pair, pairs::Place},
-    evaluate::ood::Variances,
+    evaluate::ood::Uncertainties,
     item::Input,
     shift::{Answered, Shift},
     text::TokenSeq,
@@ -26,7 +26,7 @@ struct Named {
 
 impl Named {
     fn empty(&self) -> Items<'_> {
-        Items { name: &self.name, variances: Vec::new(), too_long: self.too_long, truncated: 0 }
+        Items { name: &self.name, uncertainties: Vec::new(), too_long: self.too_long, truncated: 0 }
     }
 }
 
@@ -41,7 +41,7 @@ pub struct Family {
 #[derive(Debug)]
 pub struct Items<'a> {
     pub name: &'a str,
-    pub variances: Vec<Variances>,
+    pub uncertainties: Vec<Uncertainties>,
     /// Left out, and cut.
     pub too_long: usize,
     pub truncated: usize,
@@ -102,7 +102,7 @@ impl Groups {
         let mut items: Vec<Items> = self.named.iter().map(Named::empty).collect();
         for (family, seen) in self.families.iter().zip(seen) {
             for ((group, sequence), seen) in family.groups.iter().zip(&family.sequences).zip(seen) {
-                items[*group].variances.push(seen.variances);
+                items[*group].uncertainties.push(seen.uncertainties);
                 items[*group].truncated += usize::from(sequence.truncated);
             }
         }

@@ -1,0 +1,137 @@
+//! What a fit measures on the pairs that it held out.
+
+use crate::{
+    Result,
+    cli::progress::{Progress, Unit},
+    evaluate::{pairs::mackay, verdicts::Verdict},
+    model::RewardModel,
+    nn::pack::Packed,
+    posterior::{
+        Form, Posterior,
+        config::{HeldOut, Quantiles},
+    },
+    score::{Embed, Estimate, Scorer, Sharing, batched, with_variances},
+    text::TokenSeq,
+    train::{Example, by_tokens},
+};
+
+/// Probabilities of the quantiles that are kept.
+const PROBABILITIES: [f64; 13] = [0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99];
+
+/// What is stored of the held-out pairs.
+pub struct Measured {
+    pub quantiles: Quantiles,
+    pub held_out: HeldOut,
+}
+
+/// A pair's two rewards and their difference, chosen - rejected.
+struct Seen {
+    sides: [Estimate; 2],
+    difference: Estimate,
+}
+
+/// Scores the pairs with their variances, at most `budget` tokens at a time.
+pub fn measure(
+    model: &RewardModel,
+    posterior: &Posterior,
+    pairs: &[Example],
+    budget: usize,
+) -> Result<Measured> {
+    let tokens = pairs.iter().map(|e| e.chosen.ids.len() + e.rejected.ids.len()).sum();
+    let mut progress = Progress::new(Unit::Tokens, 0, tokens);
+    let seen = match &posterior.form {
+        Form::Sketch(_) => by_vectors(model, posterior, pairs, budget, &mut progress)?,
+        Form::Blocks(_) => by_backwards(model, posterior, pairs, budget, &mut progress)?,
+    };
+    progress.finish();
+    Ok(Measured { quantiles: quantiles(&seen), held_out: held_out(&seen, pairs) })
+}
+
+/// Of a sketch, whose vectors have rewards and differences exactly, by one backward.
+fn by_vectors(
+    model: &RewardModel,
+    posterior: &Posterior,
+    pairs: &[Example],
+    budget: usize,
+    progress: &mut Progress,
+) -> Result<Vec<Seen>> {
+    let scorer = Scorer::new(model.clone(), Some(posterior.clone()), Sharing::Shared);
+    let sides: Vec<TokenSeq> = pairs.iter().flat_map(|e| [e.chosen.clone(), e.rejected.clone()]).collect();
+    let embedded = batched(&sides, budget, |tokens| progress.add(tokens), |batch| scorer.embed(batch))?;
+    let seen = embedded.chunks_exact(2).map(|pair| {
+        let (chosen, rejected) = (&pair[0], &pair[1]);
+        let difference = Estimate {
+            mean: chosen.mean - rejected.mean,
+            variance: Some(chosen.difference_variance(rejected)),
+            contraction: chosen.difference_contraction(rejected),
+        };
+        Seen { sides: [chosen.estimate(), rejected.estimate()], difference }
+    });
+    Ok(seen.collect())
+}
+
+/// Of separate blocks, by a backward for the rewards and one for the differences.
+fn by_backwards(
+    model: &RewardModel,
+    posterior: &Posterior,
+    pairs: &[Example],
+    budget: usize,
+    progress: &mut Progress,
+) -> Result<Vec<Seen>> {
+    let mut order: Vec<usize> = (0..pairs.len()).collect();
+    order.sort_by_key(|at| pairs[*at].tokens());
+    let mut seen = Vec::with_capacity(pairs.len());
+    for batch in by_tokens(&pairs.iter().collect::<Vec<_>>(), budget) {
+        let alone = Packed::sequences(batch.iter().flat_map(|e| [&e.chosen, &e.rejected]));
+        let singles = with_variances(model, posterior, &alone, 1)?.1;
+        let together = Packed::pairs(batch.iter().map(|e| (&e.chosen, &e.rejected)));
+        let differences = with_variances(model, posterior, &together, 2)?.1;
+        let both = singles.chunks_exact(2).zip(differences);
+        seen.extend(both.map(|(sides, difference)| Seen { sides: [sides[0], sides[1]], difference }));
+        progress.add(alone.tokens());
+    }
+    // Batches take the shortest first.
+    let mut placed: Vec<(usize, Seen)> = order.into_iter().zip(seen).collect();
+    placed.sort_by_key(|(at, _)| *at);
+    Ok(placed.into_iter().map(|(_, seen)| seen).collect())
+}
+
+fn quantiles(seen: &[Seen]) -> Quantiles {
+    let singles = || seen.iter().flat_map(|seen| &seen.sides);
+    let differences = || seen.iter().map(|seen| &seen.difference);
+    Quantiles {
+        single: quantiles_of(singles().filter_map(|e| e.variance).collect()),
+        difference: quantiles_of(differences().filter_map(|e| e.variance).collect()),
+        contraction_single: quantiles_of(singles().filter_map(|e| e.contraction).collect()),
+        contraction_difference: quantiles_of(differences().filter_map(|e| e.contraction).collect()),
+    }
+}
+
+fn held_out(seen: &[Seen], pairs: &[Example]) -> HeldOut {
+    let squares: f64 = seen.iter().map(|seen| seen.difference.mean.powi(2)).sum();
+    let rewards = seen.iter().flat_map(|seen| &seen.sides).map(|e| e.mean).collect();
+    let verdict = |(seen, pair): (&Seen, &Example)| {
+        let Estimate { mean, variance, contraction } = seen.difference;
+        Verdict::new(mackay(mean - pair.margin, variance.unwrap_or_default()), contraction)
+    };
+    HeldOut {
+        pairs: seen.len(),
+        spread: (!seen.is_empty()).then(|| (squares / (2 * seen.len()) as f64).sqrt()),
+        baseline: quantile(rewards, HeldOut::BASELINE),
+        verdicts: seen.iter().zip(pairs).map(verdict).collect(),
+        ..HeldOut::default()
+    }
+}
+
+/// Quantiles as (probability, value) of values that need no order.
+fn quantiles_of(values: Vec<f64>) -> Vec<(f64, f64)> {
+    let kept = |p: &f64| Some((*p, quantile(values.clone(), *p)?));
+    PROBABILITIES.iter().filter_map(kept).collect()
+}
+
+/// The value nearest to a probability; `None` without values.
+fn quantile(mut values: Vec<f64>, probability: f64) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let last = values.len().saturating_sub(1) as f64;
+    values.get((probability * last).round() as usize).copied()
+}
