@@ -182,10 +182,26 @@ async fn a_relative_penalty_leaves_out_what_all_share() {
     let centre: Vec<f64> = (0..features).map(centre).collect();
     let relative =
         |e: &Embedding| e.vector.iter().zip(&centre).map(|(y, c)| (f64::from(*y) - c).powi(2)).sum::<f64>();
-    for (kind, k) in [("std", 1.0), ("variance", 0.5)] {
-        let score = |e: &Embedding| e.mean - k * if kind == "std" { relative(e).sqrt() } else { relative(e) };
+    let prior_centre = |k: usize| embeddings.iter().map(|e| f64::from(e.prior[k])).sum::<f64>() / COUNT as f64;
+    let prior_centre: Vec<f64> = (0..embeddings[0].prior.len()).map(prior_centre).collect();
+    let uncontracted = |e: &Embedding| {
+        let both = e.prior.iter().zip(&prior_centre);
+        relative(e) / both.map(|(p, c)| (f64::from(*p) - c).powi(2)).sum::<f64>()
+    };
+    let penalties = [
+        json!({"kind": "std", "k": 1.0, "relative": true}),
+        json!({"kind": "variance", "k": 0.5, "relative": true}),
+        json!({"kind": "kl", "beta": 0.5, "relative": true}),
+        json!({"kind": "shrink", "baseline": -2.0, "relative": true}),
+    ];
+    for penalty in penalties {
+        let score = |e: &Embedding| match penalty["kind"].as_str().unwrap() {
+            "std" => e.mean - relative(e).sqrt(),
+            "variance" => e.mean - 0.5 * relative(e),
+            "kl" => e.mean - relative(e),
+            _ => -2.0 + (1.0 - uncontracted(e)) * (e.mean + 2.0),
+        };
         let scores: Vec<f64> = embeddings.iter().map(score).collect();
-        let penalty = json!({"kind": kind, "k": k, "relative": true});
         let body = service.asked("/v1/best-of-n", &request(json!({"penalty": penalty}))).await;
         assert_eq!(body["best"], order(&scores)[0], "{body}");
         for ranked in body["ranking"].as_array().unwrap() {

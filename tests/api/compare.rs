@@ -48,6 +48,7 @@ async fn every_two_are_as_by_brute_force() {
         let reward = &body["responses"][i];
         assert_close(number(&reward["mean"]), alone.mean, "mean");
         assert_close(number(&reward["variance"]), alone.variance.unwrap(), "variance");
+        assert_close(number(&reward["contraction"]), alone.contraction.unwrap(), "contraction");
         assert_eq!((&reward["index"], &reward["tokens"]), (&json!(i), &json!(sequence.ids.len())));
         for (j, b) in embeddings.iter().enumerate() {
             let covariance = product(a, b);
@@ -57,11 +58,18 @@ async fn every_two_are_as_by_brute_force() {
             assert_close(number(&body["mean_difference"][i][j]), mu, "difference");
             assert_close(number(&body["variance_difference"][i][j]), v, "variance of the difference");
             assert_close(number(&body["preference_probability"][i][j]), preferred, "probability");
+            let contraction = &body["contraction_difference"][i][j];
+            if i == j {
+                assert!(contraction.is_null());
+            } else {
+                let prior: f64 = a.prior.iter().zip(&b.prior).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+                assert_close(number(contraction), 1.0 - v / prior, "contraction of the difference");
+            }
         }
     }
     let pair =
         service.asked("/v1/compare", &json!({"prompt": PROMPT, "a": ANSWERS[0], "b": ANSWERS[1]})).await;
-    for name in ["mean_difference", "variance_difference", "preference_probability", "covariance"] {
+    for name in ["mean_difference", "variance_difference", "preference_probability", "covariance", "contraction_difference"] {
         assert_close(number(&pair[name]), number(&body[name][0][1]), name);
     }
     assert_eq!(
@@ -75,17 +83,16 @@ async fn a_pair_has_the_shape_of_its_question() {
     let service = Service::ready().await;
     // <s> x </s> y y </s> against <s> x </s> z </s>: three roots in common, sqrt 2 y against 1 z.
     let body = service.asked("/v1/compare", &json!({"prompt": "x", "a": "y y", "b": "z"})).await;
-    let reward = |index: usize, mean: f64, variance: f64, tokens: usize| {
-        json!({"index": index, "id": null, "mean": mean, "variance": variance, "std": variance.sqrt(),
-            "score": mean - variance.sqrt(), "novelty": null, "novel": null, "tokens": tokens, "truncated": false})
-    };
     let (a, b) = (&body["a"], &body["b"]);
     assert_close(number(&a["variance"]), 6.0, "variance");
-    assert_eq!(a["mean"], reward(0, 1.3, 6.0, 6)["mean"]);
+    assert_eq!(a["mean"], json!(1.3));
     assert_eq!((&b["index"], &b["tokens"], &b["truncated"]), (&json!(1), &json!(5), &json!(false)));
     assert_close(number(&body["mean_difference"]), 0.3, "difference");
     assert_close(number(&body["covariance"]), 4.0, "covariance");
     assert_close(number(&body["variance_difference"]), 3.0, "variance of the difference");
+    // Before the pairs were seen, the roots of what is left of the prior variance differ as well.
+    let prior = 3.0 + (10f64.sqrt() - 11f64.sqrt()).powi(2);
+    assert_close(number(&body["contraction_difference"]), 1.0 - 3.0 / prior, "contraction of the difference");
     assert_eq!((&body["model"], &body["usage"]), (&json!("bayes"), &json!({"tokens": 11})));
 }
 

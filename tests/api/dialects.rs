@@ -12,17 +12,18 @@ mod vllm;
 
 use serde_json::{Value, json};
 
-use crate::helpers::{Hold, Service, Setup};
+use crate::helpers::{Hold, PRIOR, Service, Setup};
 
 /// The posterior that stands beside a plain score: mean, and as many tokens as the variance says.
 fn reward(mean: f64, variance: f64) -> Value {
-    json!({"mean": mean, "variance": variance, "std": variance.sqrt(), "score": mean - variance.sqrt(),
-        "novelty": null, "truncated": false})
+    json!({"mean": mean, "variance": variance, "std": variance.sqrt(), "contraction": 1.0 - variance / PRIOR,
+        "score": mean - variance.sqrt(), "novelty": null, "truncated": false})
 }
 
 /// The same of a model that gives no variance.
 fn certain(mean: f64) -> Value {
-    json!({"mean": mean, "variance": null, "std": null, "score": mean, "novelty": null, "truncated": false})
+    json!({"mean": mean, "variance": null, "std": null, "contraction": null, "score": mean, "novelty": null,
+        "truncated": false})
 }
 
 fn sigmoid(x: f64) -> f64 {

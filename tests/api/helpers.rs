@@ -25,8 +25,8 @@ use rewarden::{
         tls::Tls,
     },
     model::{RewardModel, adapter::Adapter, checkpoint::Checkpoint},
-    posterior::{Novelty, Posterior, store},
-    score::{Embed, Embedding, Estimate, Score, Scorer, Sharing, Want},
+    posterior::{Novelty, Posterior, config::Quantiles, store},
+    score::{Embed, Embedding, Estimate, Score, Scorer, Sharing, Want, rule::Calibration},
     telemetry::metrics::Metrics,
     text::{Encoder, TokenSeq},
 };
@@ -52,6 +52,8 @@ pub struct Setup {
     pub hold: Hold,
     /// Quantiles of held-out variances of `bayes`.
     pub quantiles: Vec<(f64, f64)>,
+    /// What penalties of `bayes` read.
+    pub calibration: Option<Calibration>,
     /// Whether the models fail whatever they are given.
     pub broken: bool,
     pub tls: Option<Tls>,
@@ -71,13 +73,10 @@ pub fn adapters(root: &Path, most: Option<u64>, hold: &Hold) -> Adapters {
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
         let offset: f64 = text.trim().parse().map_err(|error| Error::file(&path, error))?;
         let served = Served {
-            name: name.into(),
-            encoder: encoder(),
-            max_length: MAX_LENGTH,
             has_posterior: true,
-            novelty: None,
             parent: Some("base".into()),
             fingerprint: format!("v{offset}"),
+            ..Served::of_means(name.into(), encoder(), MAX_LENGTH)
         };
         let scorer = StandIn { hold: hold.clone(), offset, broken: offset < 0.0, ..StandIn::default() };
         Ok(Loaded { model: Model { served, scorer: Box::new(scorer) }, bytes: BYTES })
@@ -149,7 +148,16 @@ impl Hold {
     }
 }
 
-/// Means are a tenth of the sum of the ids, variances the number of tokens.
+/// The prior variance of the stand-in's rewards: as many tokens as a sequence may have.
+pub const PRIOR: f64 = MAX_LENGTH as f64;
+
+/// Quantiles of the stand-in's variances, and of the contractions that go with them.
+fn contracted(quantiles: &[(f64, f64)]) -> Quantiles {
+    let contraction = quantiles.iter().rev().map(|(p, variance)| (1.0 - p, 1.0 - variance / PRIOR));
+    Quantiles { single: quantiles.into(), contraction_single: contraction.collect(), ..Quantiles::default() }
+}
+
+/// Means are a tenth of the sum of the ids, variances the number of tokens, prior variances [`PRIOR`].
 #[derive(Default)]
 struct StandIn {
     hold: Hold,
@@ -176,7 +184,10 @@ impl Score for StandIn {
             let nan = sequence.ids.contains(&NAN);
             let sum = f64::from(sequence.ids.iter().sum::<u32>());
             let mean = if nan { f64::NAN } else { sum / 10.0 + self.offset };
-            Estimate { mean, variance: (want == Want::MeanAndVariance).then_some(sequence.ids.len() as f64) }
+            match want {
+                Want::Mean => Estimate::of_mean(mean),
+                Want::MeanAndVariance => Estimate::of_variances(mean, sequence.ids.len() as f64, PRIOR),
+            }
         };
         Ok(batch.iter().map(estimate).collect())
     }
@@ -195,8 +206,13 @@ impl Embed for StandIn {
         let embedding = |sequence: &&TokenSeq| {
             let mean = f64::from(sequence.ids.iter().sum::<u32>()) / 10.0 + self.offset;
             let count = |id: u32| sequence.ids.iter().filter(|other| **other == id).count() as f32;
-            let vector = if self.certain { Vec::new() } else { (0..10).map(|id| count(id).sqrt()).collect() };
-            Embedding { mean, head_variance: 0.0, vector }
+            if self.certain {
+                return Embedding::of_mean(mean);
+            }
+            let vector: Vec<f32> = (0..10).map(|id| count(id).sqrt()).collect();
+            let rest = (PRIOR - sequence.ids.len() as f64).sqrt() as f32;
+            let prior = vector.iter().copied().chain([rest]).collect();
+            Embedding { vector, prior, ..Embedding::of_mean(mean) }
         };
         Ok(batch.iter().map(embedding).collect())
     }
@@ -283,18 +299,17 @@ impl Service {
     }
 
     pub async fn start(setup: Setup) -> Self {
-        let Setup { engine, http, hold, quantiles, broken, tls, apart, adapters } = setup;
+        let Setup { engine, http, hold, quantiles, calibration, broken, tls, apart, adapters } = setup;
         let (batches, warmed) = (Arc::default(), Arc::default());
         let encoder = encoder();
         let model = |name: &str, has_posterior| Model {
             served: Served {
-                name: name.into(),
-                encoder: Arc::clone(&encoder),
-                max_length: MAX_LENGTH,
                 has_posterior,
-                novelty: Novelty::new(&quantiles).filter(|_| has_posterior),
+                novelty: Novelty::new(&contracted(&quantiles)).filter(|_| has_posterior),
+                calibration: calibration.clone().filter(|_| has_posterior).unwrap_or_default(),
                 parent: Some("base".into()),
                 fingerprint: format!("{name}-1"),
+                ..Served::of_means(name.into(), Arc::clone(&encoder), MAX_LENGTH)
             },
             scorer: Box::new(StandIn {
                 hold: hold.clone(),

@@ -1,4 +1,4 @@
-//! How unusual variances are: of each item in its reward, of the latest in the metrics.
+//! How unusual answers are, by contraction: of each item in its reward, of the latest in the metrics.
 
 use rewarden::{
     engine::registry::Model,
@@ -29,11 +29,13 @@ async fn answered(service: &Service, request: &Value, field: &str) -> Vec<Value>
 }
 
 #[tokio::test]
-async fn it_is_the_percentile_of_the_variance() {
+async fn it_is_the_percentile_of_what_the_pairs_left_of_the_prior_variance() {
     let service = stand_in().await;
     let items = texts([1, 2, 3, 4, 16]);
     let novelty = answered(&service, &json!({ "items": items }), "novelty").await;
     assert_eq!(novelty, [0.25, 0.5, 0.625, 0.75, 0.75]);
+    let variance = answered(&service, &json!({ "items": items }), "variance_percentile").await;
+    assert_eq!(variance, novelty);
     let novel = answered(&service, &json!({ "items": items }), "novel").await;
     assert_eq!(novel, [false; 5], "the threshold is past what can be told");
     for request in [
@@ -45,11 +47,13 @@ async fn it_is_the_percentile_of_the_variance() {
         assert!(novelty.iter().all(Value::is_null), "{request}");
     }
     for (name, want) in [
-        (r#"rewarden_novelty_bucket{model="bayes",le="0.25"}"#, 2.0),
-        (r#"rewarden_novelty_bucket{model="bayes",le="0.5"}"#, 4.0),
-        (r#"rewarden_novelty_bucket{model="bayes",le="0.75"}"#, 10.0),
-        (r#"rewarden_novelty_count{model="bayes"}"#, 10.0),
-        (r#"rewarden_novelty_sum{model="bayes"}"#, 5.75),
+        (r#"rewarden_novelty_bucket{model="bayes",le="0.25"}"#, 3.0),
+        (r#"rewarden_novelty_bucket{model="bayes",le="0.5"}"#, 6.0),
+        (r#"rewarden_novelty_bucket{model="bayes",le="0.75"}"#, 15.0),
+        (r#"rewarden_novelty_count{model="bayes"}"#, 15.0),
+        (r#"rewarden_novelty_sum{model="bayes"}"#, 8.625),
+        (r#"rewarden_contraction_count{model="bayes"}"#, 15.0),
+        (r#"rewarden_contraction_bucket{model="bayes",le="0.01"}"#, 3.0),
         (r#"rewarden_novelty_count{model="plain"}"#, 0.0),
     ] {
         assert_eq!(service.metric(name).await, want, "{name}");
@@ -94,8 +98,7 @@ async fn drift_is_reported_once_there_is_enough_to_tell() {
 }
 
 /// A model of the fixtures, whose posterior has these quantiles.
-fn fixture(name: &str, quantiles: Option<Vec<(f64, f64)>>) -> Model {
-    let quantiles = quantiles.map(|single| Quantiles { single, ..Quantiles::default() });
+fn fixture(name: &str, quantiles: Option<Quantiles>) -> Model {
     Fixture::new(|posterior| posterior.config = Some(FitConfig { quantiles, ..FitConfig::default() }))
         .model(name)
 }
@@ -111,21 +114,39 @@ async fn quantiles_come_with_the_posterior() {
         let of = |field: &str| -> Vec<Option<f64>> {
             body["data"].as_array().unwrap().iter().map(|reward| reward[field].as_f64()).collect()
         };
-        (of("variance"), of("novelty"))
+        ["variance", "contraction", "novelty", "variance_percentile"].map(of)
     };
-    let (variances, novelty) = answer(fixture("without", None)).await;
-    let variances: Vec<f64> = variances.into_iter().map(Option::unwrap).collect();
-    assert_eq!(novelty, [None; 5]);
-    let mut sorted = variances.clone();
-    sorted.sort_by(f64::total_cmp);
-    let quantiles = vec![(0.2, sorted[1]), (0.6, sorted[3])];
-    let (again, novelty) = answer(fixture("with", Some(quantiles.clone()))).await;
-    assert!(again.iter().flatten().eq(&variances));
-    for (variance, novelty) in variances.iter().zip(novelty) {
-        let novelty = novelty.unwrap();
+    let sorted = |values: &[Option<f64>]| {
+        let mut sorted: Vec<f64> = values.iter().map(|value| value.unwrap()).collect();
+        sorted.sort_by(f64::total_cmp);
+        sorted
+    };
+    let [variances, contractions, novelty, percentiles] = answer(fixture("without", None)).await;
+    assert_eq!((novelty, percentiles), (vec![None; 5], vec![None; 5]));
+    let (by_variance, by_contraction) = (sorted(&variances), sorted(&contractions));
+    let quantiles = Quantiles {
+        single: vec![(0.2, by_variance[1]), (0.6, by_variance[3])],
+        contraction_single: vec![(0.2, by_contraction[1]), (0.6, by_contraction[3])],
+        ..Quantiles::default()
+    };
+    let [_, again, novelty, percentiles] = answer(fixture("with", Some(quantiles.clone()))).await;
+    assert_eq!(again, contractions);
+    for at in 0..5 {
+        let (novelty, share) = (novelty[at].unwrap(), 1.0 - contractions[at].unwrap());
         assert!((0.0..=1.0).contains(&novelty));
-        assert_eq!(novelty, percentile(&quantiles, *variance));
+        assert_eq!(novelty, percentile(&quantiles.uncontracted(), share));
+        assert_eq!(percentiles[at].unwrap(), percentile(&quantiles.single, variances[at].unwrap()));
     }
-    let [low, high] = [sorted[0], sorted[2]].map(|variance| percentile(&quantiles, variance));
-    assert!(0.0 < low && low < 0.2 && 0.2 < high && high < 0.6, "{sorted:?}");
+}
+
+#[tokio::test]
+async fn a_posterior_of_before_has_percentiles_of_variances_alone() {
+    let single = vec![(0.2, 1.0), (0.6, 2.0)];
+    let model = fixture("old", Some(Quantiles { single, ..Quantiles::default() }));
+    let service = Service::serve(vec![model], &Default::default(), Default::default()).await;
+    service.until_ready().await;
+    let (_, body) = service.rewards(&json!({"items": [{"input_ids": [7, 7]}]})).await;
+    let reward = &body["data"][0];
+    assert!(reward["novelty"].is_null() && reward["novel"].is_null(), "{body}");
+    assert!(reward["contraction"].is_number() && reward["variance_percentile"].is_number(), "{body}");
 }

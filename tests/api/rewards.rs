@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::helpers::{Service, Setup};
+use rewarden::score::rule::{Calibration, PenaltyRule};
+
+use crate::helpers::{PRIOR, Service, Setup};
 
 fn data(body: &Value) -> Vec<&Value> {
     body["data"].as_array().unwrap_or_else(|| panic!("{body}")).iter().collect()
@@ -19,17 +21,19 @@ async fn every_item_is_scored_in_order() {
     ]);
     let (status, body) = service.rewards(&json!({"items": items})).await;
     assert_eq!(status, 200, "{body}");
+    let reward = |index: usize, id: Value, mean: f64, tokens: usize| {
+        let variance = tokens as f64;
+        json!({
+            "index": index, "id": id, "mean": mean, "variance": variance, "std": variance.sqrt(),
+            "contraction": 1.0 - variance / PRIOR, "score": mean - variance.sqrt(), "novelty": null,
+            "variance_percentile": null, "novel": null, "tokens": tokens, "truncated": false,
+        })
+    };
     let want = json!({
-        "object": "list", "model": "bayes", "usage": {"tokens": 13},
+        "object": "list", "model": "bayes", "usage": {"tokens": 13}, "penalty": {"kind": "std", "k": 1.0},
         "data": [
-            {"index": 0, "id": "a", "mean": 0.9, "variance": 5.0, "std": 5f64.sqrt(),
-                "score": 0.9 - 5f64.sqrt(), "novelty": null, "novel": null, "tokens": 5, "truncated": false},
-            {"index": 1, "id": null, "mean": 0.4, "variance": 3.0, "std": 3f64.sqrt(),
-                "score": 0.4 - 3f64.sqrt(), "novelty": null, "novel": null, "tokens": 3, "truncated": false},
-            {"index": 2, "id": "c", "mean": 1.2, "variance": 4.0, "std": 2.0,
-                "score": -0.8, "novelty": null, "novel": null, "tokens": 4, "truncated": false},
-            {"index": 3, "id": null, "mean": 0.5, "variance": 1.0, "std": 1.0,
-                "score": -0.5, "novelty": null, "novel": null, "tokens": 1, "truncated": false},
+            reward(0, json!("a"), 0.9, 5), reward(1, Value::Null, 0.4, 3), reward(2, json!("c"), 1.2, 4),
+            reward(3, Value::Null, 0.5, 1),
         ],
     });
     assert_eq!(body, want);
@@ -62,6 +66,87 @@ async fn penalty_and_variance_follow_the_request_and_the_model() {
         assert_eq!(reward["variance"], json!(variance), "{request}");
         assert_eq!(reward["std"], json!(variance.map(f64::sqrt)), "{request}");
         assert_eq!(reward["score"], json!(score), "{request}");
+    }
+}
+
+/// A service whose `bayes` has these numbers of held-out pairs.
+async fn calibrated(rule: Option<PenaltyRule>) -> Service {
+    let calibration = Calibration {
+        spread: Some(0.5),
+        baseline: Some(-1.0),
+        k: Some(4.0),
+        rule,
+        variances: vec![(0.5, 1.0), (0.9, 2.25)],
+        uncontracted: vec![(0.5, 0.0625), (0.9, 0.125)],
+    };
+    Service::ready_with(Setup { calibration: Some(calibration), ..Setup::default() }).await
+}
+
+#[tokio::test]
+async fn penalties_read_what_the_fit_stored_and_are_echoed() {
+    let service = calibrated(None).await;
+    // Four tokens: mean 1.2, variance 4, and 1 - contraction is a quarter.
+    let contracted = |k: f64, share: f64| 1.2 - k * 0.5 * share;
+    let table = [
+        (json!(null), json!({"kind": "std", "k": 1.0}), 1.2 - 2.0),
+        (json!({"kind": "contraction"}), json!({"kind": "contraction", "k": 4.0}), contracted(4.0, 0.25)),
+        (json!({"kind": "contraction", "k": 2}), json!({"kind": "contraction", "k": 2.0}), contracted(2.0, 0.25)),
+        (
+            json!({"kind": "contraction", "k": 2, "above": 0.9}),
+            json!({"kind": "contraction", "k": 2.0, "above": 0.9}),
+            contracted(2.0, 0.125),
+        ),
+        (json!({"kind": "std", "k": 2, "above": 0.9}), json!({"kind": "std", "k": 2.0, "above": 0.9}), 1.2 - 1.0),
+        (json!({"kind": "shrink"}), json!({"kind": "shrink", "baseline": -1.0}), -1.0 + 0.75 * 2.2),
+        (json!({"kind": "shrink", "baseline": 0}), json!({"kind": "shrink", "baseline": 0.0}), 0.75 * 1.2),
+        (json!({"kind": "kl", "beta": 4}), json!({"kind": "kl", "beta": 4.0}), 1.2 - 0.5),
+        (json!({"kind": "none"}), json!({"kind": "none"}), 1.2),
+    ];
+    for (penalty, echoed, score) in table {
+        let request = json!({"items": [{"text": "x x x x"}], "penalty": penalty});
+        let (status, body) = service.rewards(&request).await;
+        assert_eq!((status, &body["penalty"]), (200, &echoed), "{request}: {body}");
+        let got = data(&body)[0]["score"].as_f64().unwrap();
+        assert!((got - score).abs() < 1e-12, "{request}: {got}, not {score}");
+        let line = service.post("/v1/rewards/stream").json(&request).send().await.unwrap().text().await.unwrap();
+        let end: Value = serde_json::from_str(line.lines().last().unwrap()).unwrap();
+        assert_eq!(end["penalty"], echoed);
+    }
+}
+
+#[tokio::test]
+async fn the_stored_rule_is_the_default_and_gives_way_to_a_request() {
+    let rule: PenaltyRule = serde_json::from_value(json!({"kind": "contraction", "k": 8})).unwrap();
+    let service = calibrated(Some(rule)).await;
+    let score = async |more: Value| {
+        let mut request = json!({"items": [{"text": "x x x x"}]});
+        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let (_, body) = service.rewards(&request).await;
+        (data(&body)[0]["score"].as_f64().unwrap(), body["penalty"].clone())
+    };
+    assert_eq!(score(json!({})).await, (1.2 - 8.0 * 0.5 * 0.25, json!({"kind": "contraction", "k": 8.0})));
+    assert_eq!(score(json!({"penalty": {"kind": "std"}})).await, (1.2 - 2.0, json!({"kind": "std", "k": 1.0})));
+    assert_eq!(score(json!({"variance": false})).await, (1.2, json!({"kind": "none"})));
+    assert_eq!(score(json!({"model": "plain"})).await, (1.2, json!({"kind": "none"})));
+    let request = json!({"prompt": "x", "responses": ["y", "z z"]});
+    let best = service.asked("/v1/best-of-n", &request).await;
+    let compared = service.asked("/v1/compare", &request).await;
+    assert_eq!((&best["penalty"]["kind"], &compared["penalty"]["k"]), (&json!("contraction"), &json!(8.0)));
+}
+
+#[tokio::test]
+async fn what_the_fit_did_not_store_is_refused_by_name() {
+    let service = Service::ready().await;
+    for (penalty, field) in [
+        (json!({"kind": "contraction"}), "penalty.kind"),
+        (json!({"kind": "contraction", "k": 1}), "penalty.kind"),
+        (json!({"kind": "shrink"}), "penalty.baseline"),
+        (json!({"kind": "kl"}), "penalty.beta"),
+        (json!({"kind": "std", "above": 0.9}), "penalty.above"),
+        (json!({"kind": "kl", "beta": 1, "k": 1}), "penalty.k"),
+    ] {
+        let (status, body) = service.rewards(&json!({"items": [{"text": "x"}], "penalty": penalty})).await;
+        assert_eq!((status, &body["error"]["param"]), (422, &json!(field)), "{penalty}: {body}");
     }
 }
 

@@ -27,7 +27,7 @@ async fn many_items_are_as_by_the_plain_route() {
     let end = lines.pop().unwrap();
     assert_eq!(lines, *plain["data"].as_array().unwrap());
     let want =
-        json!({"object": "end", "model": "bayes", "scored": 200, "refused": 0, "usage": plain["usage"]});
+        json!({"object": "end", "model": "bayes", "scored": 200, "refused": 0, "usage": plain["usage"], "penalty": plain["penalty"]});
     assert_eq!(end, want);
     assert_eq!(service.metric(r#"rewarden_reward_mean_count{model="bayes"}"#).await, 400.0);
 }

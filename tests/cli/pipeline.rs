@@ -35,13 +35,21 @@ fn three_commands_make_a_reward_model_with_uncertainty() {
             serde_json::from_value(report["quantiles"][of].clone()).unwrap()
         };
         assert_eq!(quantiles("difference").len(), 13);
+        let contractions = quantiles("contraction_single");
+        assert_eq!((contractions.len(), quantiles("contraction_difference").len()), (13, 13));
+        let uncontracted: Vec<(f64, f64)> = contractions.iter().rev().map(|(p, c)| (1.0 - p, 1.0 - c)).collect();
+        let held_out = &report["held_out"];
+        assert!(held_out["spread"].as_f64().unwrap() > 0.0 && held_out["baseline"].is_number(), "{held_out}");
+        assert_eq!(held_out["verdicts"].as_array().unwrap().len(), held_out["pairs"].as_u64().unwrap() as usize);
         let quantiles = quantiles("single");
         let scores = lines(&workspace.succeed("score --model base --adapter new --input inputs.jsonl"));
         for score in &scores {
             let number = |name: &str| score[name].as_f64().unwrap();
             assert!(number("variance") > 0.0, "{score}");
-            assert!((number("mean") - number("std") - number("score")).abs() < 1e-9, "{score}");
-            let novelty = percentile(&quantiles, number("variance"));
+            assert!((0.0..=1.0).contains(&number("contraction")), "{score}");
+            let by_variance = percentile(&quantiles, number("variance"));
+            assert!((number("variance_percentile") - by_variance).abs() < 1e-9, "{score}");
+            let novelty = percentile(&uncontracted, 1.0 - number("contraction"));
             assert!((number("novelty") - novelty).abs() < 1e-9, "{score}");
         }
     }

@@ -10,7 +10,7 @@ use rewarden::{
     posterior::Posterior,
     score::{
         Estimate, Score, Scorer, Sharing, Want,
-        penalty::{Kind, Penalty},
+        penalty::Penalty,
         with_variances,
     },
     text::TokenSeq,
@@ -122,7 +122,8 @@ fn half_precision_is_close() {
         for (dtype, bound) in [(DType::BF16, 0.05), (DType::F16, 0.01)] {
             let model = case.model(dtype);
             let (rounded, rounded_variances) = with_variances(&model, &posterior, &packed, 1).unwrap();
-            let errors = [error(&rounded, &means), error(&rounded_variances, &variances)];
+            let of = |estimates: &[Estimate]| estimates.iter().filter_map(|e| e.variance).collect::<Vec<_>>();
+            let errors = [error(&rounded, &means), error(&of(&rounded_variances), &of(&variances))];
             let what = case.folder.display();
             assert!(errors.iter().all(|e| *e > 0.0 && *e < bound), "{what}: {dtype:?} {errors:?}");
             let mut sink = Jacobians::new(&packed, |_, j| {
@@ -160,14 +161,17 @@ fn a_selection_finds_the_best_of_all_scores() {
             let pool: Vec<&TokenSeq> = pool.iter().chain(&pool[..1]).collect();
             let all = scorer.score(&pool, Want::MeanAndVariance).unwrap();
             for penalty in [
-                (Kind::Std, 0.5),
-                (Kind::Std, 1.0),
-                (Kind::Std, 3.0),
-                (Kind::Variance, 0.2),
-                (Kind::None, 0.0),
+                Penalty::std(0.5),
+                Penalty::std(1.0),
+                Penalty::std(3.0),
+                Penalty::variance(0.2),
+                Penalty::Contraction { k: 2.0, spread: 0.8, threshold: 0.0 },
+                Penalty::Contraction { k: 9.0, spread: 0.8, threshold: 0.5 },
+                Penalty::Shrink { baseline: -2.0 },
+                Penalty::Kl { beta: 0.3 },
+                Penalty::None,
             ] {
-                let penalty = Penalty::new(penalty.0, penalty.1).unwrap();
-                let score = |estimate: &Estimate| penalty.score(estimate.mean, estimate.variance);
+                let score = |estimate: &Estimate| penalty.score(estimate);
                 let best = all.iter().map(score).fold(f64::MIN, f64::max);
                 let selected = scorer.best_of(&pool, penalty, 1).unwrap();
                 assert!(close(score(&all[selected.index]), best, 1e-5), "{penalty:?}");

@@ -16,7 +16,7 @@ use rewarden::{
         Posterior, Prior, Target,
         fit::{CurvatureKind, Rank},
     },
-    score::with_variances,
+    score::{Scorer, Sharing, Want, with_variances},
     text::{Limit, TokenSeq},
     train::{
         Example, Trainer,
@@ -313,14 +313,58 @@ fn the_variance_of_a_pair_is_that_of_the_difference_with_the_prompt_computed_onc
             let got = with_variances(&model, &posterior, &pair, 2).unwrap().1[0];
             let both = Packed::sequences([&example.chosen, &example.rejected]);
             let trace = model.forward(&both).unwrap();
-            let mut want = 0.0;
+            let (mut want, mut prior) = (0.0, 0.0);
             let mut sink = Jacobians::new(&both, |name, jacobians| {
-                let c = posterior.blocks().unwrap()[name].covariance(jacobians)?;
+                let block = &posterior.blocks().unwrap()[name];
+                let c = block.covariance(jacobians)?;
                 want += c[0][0] + c[1][1] - 2.0 * c[0][1];
+                prior += squares(&(jacobians.get(0)? - jacobians.get(1)?)?) / block.parts().prior_precision;
                 Ok(())
             });
             model.backward(&trace, &[1.0, 1.0], &mut sink).unwrap();
-            assert!((got - want).abs() <= 1e-3 * want, "{got} is not {want}");
+            let variance = got.variance.unwrap();
+            assert!((variance - want).abs() <= 1e-3 * want, "{variance} is not {want}");
+            let contraction = got.contraction.unwrap();
+            assert!((contraction - (1.0 - want / prior)).abs() <= 1e-3, "{contraction}");
+            assert!((got.mean - (trace.rewards()[0] - trace.rewards()[1])).abs() <= 1e-4);
+        }
+    }
+}
+
+/// |J|^2, in f64.
+fn squares(j: &Tensor) -> f64 {
+    j.to_dtype(DType::F64).unwrap().sqr().unwrap().sum_all().unwrap().to_scalar().unwrap()
+}
+
+/// 1 - J Sigma J^T / J Lambda^-1 J^T, with both sums over all blocks taken entry by entry.
+#[test]
+fn a_contraction_is_the_share_of_the_prior_variance_that_is_gone() {
+    for case in Case::all() {
+        let model = case.model(DType::F32);
+        let posterior = posterior(&case, &model);
+        let (_, sequences) = case.inputs();
+        let packed = Packed::sequences(&sequences);
+        let got = with_variances(&model, &posterior, &packed, 1).unwrap().1;
+        let mut prior = vec![0.0; got.len()];
+        let mut sink = Jacobians::new(&packed, |name, j| {
+            let lambda = posterior.blocks().unwrap()[name].parts().prior_precision;
+            prior.iter_mut().enumerate().try_for_each(|(i, sum)| {
+                *sum += squares(&j.get(i)?) / lambda;
+                candle_core::Result::Ok(())
+            })?;
+            Ok(())
+        });
+        let trace = model.forward(&packed).unwrap();
+        model.backward(&trace, &vec![1.0; got.len()], &mut sink).unwrap();
+        let scored = Scorer::new(case.model(DType::F32), Some(posterior.clone()), Sharing::Shared)
+            .estimates(&sequences.iter().collect::<Vec<_>>(), Want::MeanAndVariance)
+            .unwrap();
+        for ((got, scored), prior) in got.iter().zip(scored).zip(prior) {
+            let want = 1.0 - got.variance.unwrap() / prior;
+            assert!(0.0 < want && want < 1.0);
+            for contraction in [got.contraction, scored.contraction] {
+                assert!((contraction.unwrap() - want).abs() < 1e-4, "{contraction:?} is not {want}");
+            }
         }
     }
 }

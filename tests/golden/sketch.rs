@@ -15,7 +15,7 @@ use rewarden::{
     score::{
         Embed, Estimate, Score, Scorer, Sharing, Want,
         ensemble::Ensemble,
-        penalty::{Kind, Penalty},
+        penalty::Penalty,
         with_variances,
     },
     text::TokenSeq,
@@ -90,9 +90,15 @@ fn a_selection_by_a_sketch_finds_the_best_of_all_scores() {
         for pool in case.pools() {
             let pool: Vec<&TokenSeq> = pool.iter().collect();
             let all = scorer.score(&pool, Want::MeanAndVariance).unwrap();
-            for (kind, k) in [(Kind::Std, 0.3), (Kind::Std, 3.0), (Kind::Variance, 0.5)] {
-                let penalty = Penalty::new(kind, k).unwrap();
-                let score = |estimate: &Estimate| penalty.score(estimate.mean, estimate.variance);
+            for penalty in [
+                Penalty::std(0.3),
+                Penalty::std(3.0),
+                Penalty::variance(0.5),
+                Penalty::Contraction { k: 4.0, spread: 0.8, threshold: 0.0 },
+                Penalty::Shrink { baseline: -1.0 },
+                Penalty::Kl { beta: 0.5 },
+            ] {
+                let score = |estimate: &Estimate| penalty.score(estimate);
                 let best = all.iter().map(score).fold(f64::MIN, f64::max);
                 let selected = scorer.best_of(&pool, penalty, 1).unwrap();
                 let found = score(&all[selected.index]);
@@ -119,15 +125,22 @@ fn embeddings_have_the_variances_of_rewards_and_of_pairs() {
             let tolerance = if sketched { 1e-4 } else { 0.15 };
             for (embedding, estimate) in embedded.iter().zip(scored) {
                 assert!((embedding.mean - estimate.mean).abs() < 1e-4);
+                let (got, want) = (embedding.estimate().contraction.unwrap(), estimate.contraction.unwrap());
+                assert!((got - want).abs() < 1e-4, "{got} is not {want}");
                 let (got, want) = (embedding.covariance(embedding), estimate.variance.unwrap());
                 assert!((got / want - 1.0).abs() < tolerance, "{got} is not {want}");
                 assert!(embedding.head_variance > 0.0 && embedding.head_variance < want);
             }
             for (pair, example) in embedded.chunks_exact(2).zip(&examples) {
                 let packed = Packed::pairs([(&example.chosen, &example.rejected)]);
-                let want = with_variances(&model, &posterior, &packed, 2).unwrap().1[0];
-                let got = pair[0].difference_variance(&pair[1]);
+                let exact = with_variances(&model, &posterior, &packed, 2).unwrap().1[0];
+                let (got, want) = (pair[0].difference_variance(&pair[1]), exact.variance.unwrap());
                 assert!((got / want - 1.0).abs() < tolerance.max(1e-3), "{got} is not {want}");
+                // Posterior and prior are projected alike, so that most of the error cancels.
+                let (got, want) =
+                    (pair[0].difference_contraction(&pair[1]).unwrap(), exact.contraction.unwrap());
+                let tolerance = if sketched { 1e-4 } else { 0.03 };
+                assert!((got - want).abs() < tolerance, "{got} is not {want}");
             }
         }
     }
@@ -152,7 +165,9 @@ fn a_sketch_survives_the_disk() {
         let packed = Packed::sequences(&sequences);
         let of = |posterior: &Posterior| with_variances(&model, posterior, &packed, 1).unwrap().1;
         for (got, want) in of(&loaded).iter().zip(of(&posterior)) {
-            assert!((got / want - 1.0).abs() < 1e-4, "{got} is not {want}");
+            let ratio = got.variance.unwrap() / want.variance.unwrap();
+            assert!((ratio - 1.0).abs() < 1e-4, "{got:?} is not {want:?}");
+            assert!((got.contraction.unwrap() - want.contraction.unwrap()).abs() < 1e-4);
         }
     }
 }
@@ -175,6 +190,9 @@ fn an_ensemble_is_its_members_and_what_they_differ_by() {
             let variance = (members[0][i].variance.unwrap() + members[1][i].variance.unwrap()) / 2.0;
             assert!((got.variance.unwrap() / variance - 1.0).abs() < 1e-6);
             assert!((got.mean - members[0][i].mean).abs() < 1e-6);
+            let prior = |e: &Estimate| e.variance.unwrap() / (1.0 - e.contraction.unwrap());
+            let contraction = 1.0 - 2.0 * variance / (prior(&members[0][i]) + prior(&members[1][i]));
+            assert!((got.contraction.unwrap() - contraction).abs() < 1e-6);
         }
         let message = Ensemble::new(vec![a, of(None)]).unwrap_err().to_string();
         assert!(message.contains("1 of 2 members of an ensemble have a posterior"), "{message}");

@@ -142,7 +142,15 @@ proptest! {
     #[test]
     fn features_of_a_difference_are_the_difference_of_features(case in case()) {
         let (block, j) = (case.block(DType::F64), case.gradients(2));
-        let features = block.features(&j).unwrap().posterior;
+        let both = block.features(&j).unwrap();
+        // |J|^2 / lambda, by rotated features and by the gradients themselves.
+        let prior = values(&both.prior.sqr().unwrap().sum(1).unwrap());
+        for ((i, got), norm) in prior.iter().enumerate().zip(block.prior_variances(&j).unwrap()) {
+            let want = values(&j.get(i).unwrap()).iter().map(|x| x * x).sum::<f64>() / case.lambda;
+            assert_close(*got, want, 1e-9)?;
+            assert_close(norm, want, 1e-9)?;
+        }
+        let features = both.posterior;
         let difference = (j.narrow(0, 0, 1).unwrap() - j.narrow(0, 1, 1).unwrap()).unwrap();
         let got = values(&block.features(&difference).unwrap().posterior);
         let want = values(&(features.get(0).unwrap() - features.get(1).unwrap()).unwrap());

@@ -109,6 +109,17 @@ fn with_all_features_the_covariance_is_the_exact_joint_one() {
     for (i, variance) in walk.variances().iter().enumerate() {
         assert!((variance - want[4 * i]).abs() < 1e-5);
     }
+    // v0 = sum of J^2 / lambda, and the prior's vectors have its covariances.
+    let prior = walk.vectors().unwrap().prior.to_dtype(DType::F64).unwrap();
+    let prior = values(&prior.matmul(&prior.t().unwrap()).unwrap());
+    for (i, v0) in walk.prior_variances().iter().enumerate() {
+        let of = |(name, j): &(&str, Tensor)| {
+            let lambda = lambda_of(BlockKind::of(name).unwrap());
+            values(&j.get(i).unwrap()).iter().map(|x| x * x).sum::<f64>() / lambda
+        };
+        let want: f64 = gradients(50, 3).iter().map(of).sum();
+        assert!((v0 - want).abs() < 1e-5 * want && (prior[4 * i] - want).abs() < 1e-5 * want, "{v0}, {want}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::helpers::Service;
+use crate::helpers::{PRIOR, Service};
 
 const INFER: &str = "/v2/models/bayes/infer";
 
@@ -25,7 +25,7 @@ async fn columns_go_in_and_come_out() {
         "model_name": "bayes", "model_version": "1", "id": "i",
         "outputs": [
             column("score", [0.9 - std, 1.0 - std]), column("mean", [0.9, 1.0]), column("variance", [5.0, 5.0]),
-            column("std", [std, std]),
+            column("std", [std, std]), column("contraction", [1.0 - 5.0 / PRIOR; 2]),
             {"name": "truncated", "shape": [2], "datatype": "BOOL", "data": [false, false]},
         ],
     });

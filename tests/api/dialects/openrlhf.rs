@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::helpers::Service;
+use crate::helpers::{PRIOR, Service};
 
 #[tokio::test]
 async fn lists_of_templated_text_are_answered_with_lists() {
@@ -12,6 +12,7 @@ async fn lists_of_templated_text_are_answered_with_lists() {
         "rewards": [0.4, 0.8], "scores": [0.4, 0.8],
         "extra_logs": {
             "mean": [0.4, 0.8], "variance": [3.0, 2.0], "std": [3f64.sqrt(), 2f64.sqrt()],
+            "contraction": [1.0 - 3.0 / PRIOR, 1.0 - 2.0 / PRIOR],
             "score": [0.4 - 3f64.sqrt(), 0.8 - 2f64.sqrt()], "truncated": [0.0, 0.0],
         },
     });
