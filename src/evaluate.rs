@@ -10,6 +10,7 @@
 //! | [`auroc`] | how well an uncertainty separates two kinds of items |
 //! | [`rank`] | ranks and their correlation |
 //! | [`select`] | the scores by which an answer is chosen out of a pool |
+//! | [`selection`] | how often each rule picks the good answer among bad ones, and which rule to recommend |
 //! | [`best_of_n`] | what the chosen answer is worth, by the size of the pool |
 //! | [`over_optimisation`] | whether a proxy is followed too far, and which penalty prevents it |
 //! | [`stability`] | where a variance lies among those seen at fitting, and how far many have moved |
@@ -31,6 +32,7 @@ pub mod pairs;
 pub mod preferences;
 pub mod rank;
 pub mod select;
+pub mod selection;
 pub mod spread;
 pub mod stability;
 pub mod verdicts;

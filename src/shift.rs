@@ -13,8 +13,11 @@ use crate::{
 };
 
 mod code;
+mod injected;
 mod languages;
 pub(crate) mod words;
+
+pub use injected::{AnswerKind, inject};
 
 use words::{gibberish, nearest, repeated, shuffled};
 

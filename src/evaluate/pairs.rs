@@ -83,7 +83,8 @@ pub fn mackay(mu: f64, v: f64) -> f64 {
     mu / (1.0 + PI * v / 8.0).sqrt()
 }
 
-fn wilson(share: f64, count: f64) -> [f64; 2] {
+/// 95 % interval of a share of `count` independent items (Wilson, 1927).
+pub(super) fn wilson(share: f64, count: f64) -> [f64; 2] {
     let scale = 1.0 + Z * Z / count;
     let centre = (share + Z * Z / (2.0 * count)) / scale;
     let half = Z * (share * (1.0 - share) / count + Z * Z / (4.0 * count * count)).sqrt() / scale;

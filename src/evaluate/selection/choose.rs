@@ -1,0 +1,44 @@
+//! The rule to recommend, chosen on the choice half alone.
+
+use super::{PickShare, RulePairs, RuleSelection};
+use crate::evaluate::Z;
+
+/// Smallest lower end of the 95 % interval of a rule's accuracy on pairs minus the mean's.
+pub const HARM_BOUND: f64 = -0.02;
+
+/// Chooses a rule by the choice half: the index of the one to recommend.
+///
+/// 1. A rule is admissible where it does no harm on the pairs of the choice half: the lower end of the 95 % interval of its
+///    accuracy minus the first rule's is at least [`HARM_BOUND`]. Without pairs every rule is admissible; the first rule always
+///    is.
+/// 2. The best rule is the admissible one that picks most good answers among the trained kinds. The other kinds
+///    are not counted: they show later whether the choice carries over to kinds of bad answers that it did not see.
+/// 3. Of the admissible rules within one standard error of the best share, the one listed first is chosen (the
+///    one-standard-error rule; Breiman et al., 1984). Callers list the mean first and weaker penalties before
+///    stronger ones. The choice is conservative for two reasons: a difference below the standard error is mostly noise, and too
+///    strong a penalty harms where answers are good and alike, which injected answers do not show.
+///
+/// The standard error is that of the best share alone. That of the paired difference is usually smaller, and would give stronger
+/// penalties. Returns `None` where no prompt of the choice half has an injected answer of a trained kind.
+///
+/// # Panics
+///
+/// Unless `pairs` is empty or has the same rules.
+pub fn choose<R>(rules: &[RuleSelection<R>], pairs: &[RulePairs<R>]) -> Option<usize> {
+    assert!(pairs.is_empty() || pairs.len() == rules.len(), "rules with pairs");
+    let harmless = |at: usize| {
+        let accuracy = pairs.get(at).and_then(|pairs| pairs.accuracy.choice);
+        accuracy.is_none_or(|accuracy| accuracy.over_mean.interval[0] >= HARM_BOUND)
+    };
+    let share = |at: usize| rules[at].measures.choice.picks.trained;
+    let admissible: Vec<(usize, PickShare)> =
+        (0..rules.len()).filter(|at| harmless(*at)).filter_map(|at| Some((at, share(at)?))).collect();
+    let (_, best) = admissible.iter().max_by(|(_, a), (_, b)| a.share.total_cmp(&b.share))?;
+    let least = best.share - standard_error(best);
+    admissible.iter().find(|(_, of)| of.share >= least).map(|(at, _)| *at)
+}
+
+/// Standard error of a share, from its Wilson interval: above 0 where every good answer is picked, too.
+fn standard_error(share: &PickShare) -> f64 {
+    (share.interval[1] - share.interval[0]) / (2.0 * Z)
+}
