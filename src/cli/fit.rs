@@ -1,16 +1,17 @@
 //! `rewarden fit`: the Laplace posterior of an adapter, from preference pairs.
 
 use super::{
+    evaluate::selection::{Benchmark, Injection},
     model::{ModelArgs, Opened},
     output::write_stdout,
-    pairs::{Encoded, PairArgs},
+    pairs::{Encoded, PairArgs, of_sources},
     progress::{Progress, Unit},
     stop,
     train::{identity, summary},
 };
 use crate::{
     Error, Result,
-    data::read_pairs,
+    data::{Pair, read_pairs},
     fit::{self, Fitted, Options, Size, Tokens, checkpoint::Store},
     hub,
     model::{adapter::Adapter, head::Outputs},
@@ -70,6 +71,13 @@ pub struct Fit {
     /// rewards (penalties) and their verdicts (`error_rate`)
     #[arg(long, value_name = "FILE", env = "REWARDEN_HELD_OUT")]
     held_out: Option<PathBuf>,
+    /// Held-out prompts whose chosen answers compete with injected bad ones, to choose the rule that `serve` applies by default; 0 stores
+    /// no rule
+    #[arg(long, default_value_t = 100, value_name = "PROMPTS", env = "REWARDEN_RULE_PROMPTS")]
+    rule_prompts: u16,
+    /// Injects nothing into held-out pairs of this `source`, where a refusal may be the good answer; repeatable
+    #[arg(long, value_name = "NAME", env = "REWARDEN_RULE_EXCLUDE_SOURCE", value_delimiter = ',')]
+    rule_exclude_source: Vec<String>,
     /// Most tokens in one forward and backward
     #[arg(long, default_value_t = 2048, env = "REWARDEN_BATCH_TOKENS")]
     batch_tokens: usize,
@@ -220,6 +228,22 @@ impl Fit {
         let (base, start) = (&work.opened.base, identity(work.adapter)?);
         let start = format!("{} {:?} {start} {options:?}", base.name, base.config);
         Ok(super::train::fingerprint(&start, &work.train.examples))
+    }
+
+    /// What is stored of the held-out pairs, the rule that they recommend among it.
+    fn measure(&self, opened: &Opened, fitted: &Fitted, pairs: &Encoded) -> Result<Measured> {
+        let (model, posterior) = (&opened.model, &fitted.posterior);
+        let mut measured = held_out::measure(model, posterior, &pairs.examples, self.batch_tokens)?;
+        if self.rule_prompts > 0 {
+            let allowed = |pair: &&Pair| !of_sources(pair, &self.rule_exclude_source);
+            let prompts: Vec<&Pair> = pairs.pairs.iter().filter(allowed).collect();
+            let (injection, reader) = (Injection { seed: self.seed }, opened.base.reader());
+            let mut benchmark = Benchmark::default();
+            benchmark.add_prompts(&prompts, self.rule_prompts.into(), injection, &self.pairs, &reader)?;
+            benchmark.add_pairs(pairs);
+            held_out::recommend(&mut measured, model, posterior, &benchmark)?;
+        }
+        Ok(measured)
     }
 
     fn config(&self, work: &Work, fitted: &Fitted, measured: Option<Measured>) -> Result<FitConfig> {

@@ -20,6 +20,15 @@ pub struct Pool {
     pub gold: Option<Vec<f64>>,
 }
 
+/// Whether a file holds pools, by its first line: what is no JSON lines holds none.
+pub fn holds_pools(path: &Path) -> Result<bool> {
+    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet")) {
+        return Ok(false);
+    }
+    let first = Lines::<serde_json::Value>::open(path)?.next().transpose()?;
+    Ok(first.is_some_and(|(_, line)| line.get("responses").is_some()))
+}
+
 /// Reads every pool of a file with the number of its line.
 pub fn read_pools(path: &Path) -> Result<Vec<(usize, Pool)>> {
     let mut pools = Vec::new();

@@ -11,6 +11,7 @@ use super::{
     coverage::Areas,
     pairs::{mackay, right},
     spread::Spread,
+    verdicts::Verdict,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -26,6 +27,8 @@ pub struct Preferences {
     pub logits: Vec<f64>,
     /// Posterior variance of the difference, where there is a posterior.
     pub variances: Option<Vec<f64>>,
+    /// Contraction of the difference; `None` where there is no posterior, and for equal answers.
+    pub contractions: Vec<Option<f64>>,
 }
 
 /// Everything that is measured on pairs.
@@ -82,11 +85,23 @@ impl Preferences {
     }
 
     /// Uncertainties by which pairs can be put in order, each ascending from sure to unsure: the standard deviation of the
-    /// difference, and the two probabilities, whose order is that of their logits.
+    /// difference, 1 minus its contraction, and the two probabilities, whose order is that of their logits.
     pub fn uncertainties(&self) -> BTreeMap<&'static str, Vec<f64>> {
         let unsure = |logits: Vec<f64>| logits.into_iter().map(|logit| -logit.abs()).collect();
         let by_logit = self.by_logit().into_iter().map(|(name, logits)| (name, unsure(logits)));
-        by_logit.chain(self.stds().map(|stds| ("difference_std", stds))).collect()
+        let uncontracted = self.variances.as_ref().map(|_| {
+            // Of equal answers nothing is known to differ.
+            let uncontracted = self.contractions.iter().map(|c| 1.0 - c.unwrap_or_default());
+            ("difference_uncontracted", uncontracted.collect())
+        });
+        by_logit.chain(self.stds().map(|stds| ("difference_std", stds))).chain(uncontracted).collect()
+    }
+
+    /// Each pair's verdict by the posterior predictive.
+    pub fn verdicts(&self) -> Vec<Verdict> {
+        let logits = self.by_logit();
+        let predictive = logits.get(PREDICTIVE).unwrap_or(&self.logits);
+        predictive.iter().zip(&self.contractions).map(|(logit, c)| Verdict::new(*logit, *c)).collect()
     }
 
     /// 1 for each pair that is right, 0 for a wrong one, one half for a tie.
@@ -135,7 +150,7 @@ mod tests {
     const SOURCES: [&str; 4] = ["b", "a", "b", "b"];
 
     fn preferences(variances: Option<Vec<f64>>) -> Preferences {
-        Preferences { logits: vec![2.0, -1.0, 0.0, 3.0], variances }
+        Preferences { logits: vec![2.0, -1.0, 0.0, 3.0], variances, contractions: vec![None; 4] }
     }
 
     #[test]
@@ -169,7 +184,7 @@ mod tests {
         // The tie, at logit 0, comes last.
         assert_eq!(map.auroc.unwrap().area, 1.0);
         assert!(map.areas.unwrap().excess > 0.0);
-        let all_right = Preferences { logits: vec![1.0, 2.0], variances: None }.judge(&["a", "a"]);
+        let all_right = Preferences { logits: vec![1.0, 2.0], variances: None, contractions: vec![None; 2] }.judge(&["a", "a"]);
         assert_eq!(all_right.risk_coverage["map"].auroc, None);
     }
 }

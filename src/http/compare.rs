@@ -19,7 +19,8 @@ use super::{
 };
 use crate::{
     Error, Result,
-    engine::{Job, Seen, by_size, terms::Terms},
+    engine::{Job, Seen, by_size, registry::Served, terms::Terms},
+    evaluate::verdicts::{self, AbstentionRule},
     item::{Answer, Id, Message, Prompt},
     score::{Embedding, joint::Joint, rule::PenaltyRule},
     text::Truncation,
@@ -48,6 +49,10 @@ pub struct CompareRequest {
     /// What uncertainty costs, in each answer's `score`; by default the adapter's stored rule, else one standard deviation.
     #[schema(value_type = Option<PenaltyRule>)]
     pub penalty: Option<Object<PenaltyRule>>,
+    /// Largest share of wrong verdicts, above 0 and below 0.5: a pair is decided only where the held-out pairs of the fit promise that
+    /// at most this share of all verdicts is wrong, on pairs like those (Learn then Test, with probability 0.9).
+    #[schema(exclusive_minimum = 0.0, exclusive_maximum = 0.5)]
+    pub error_rate: Option<f64>,
     /// What is cut from answers that are too long; by default they are an error.
     pub truncation: Option<Truncation>,
 }
@@ -84,6 +89,9 @@ pub struct PairComparison {
     /// Probability that `a` is preferred, by the posterior predictive.
     #[schema(minimum = 0.0, maximum = 1.0)]
     pub preference_probability: f64,
+    /// Whether the promise of `error_rate` covers this verdict, where one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decided: Option<bool>,
     /// The reward of `a`.
     pub a: Reward,
     /// The reward of `b`.
@@ -147,6 +155,9 @@ pub struct Comparison {
     pub contraction_difference: Option<Vec<Vec<Option<f64>>>>,
     /// Probability that the row is preferred to the column, by the posterior predictive.
     pub preference_probability: Vec<Vec<f64>>,
+    /// Whether the promise of `error_rate` covers the verdict between row and column, where one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decided: Option<Vec<Vec<bool>>>,
 }
 
 /// Compare answers
@@ -170,6 +181,7 @@ pub async fn compare(
 ) -> Result<(Extension<Cost>, Json<CompareResponse>), ApiError> {
     let model = app.model(request.model.as_deref())?;
     let plan = Plan::new(request.penalty, None, &model)?.alone()?;
+    let abstention = request.error_rate.map(|rate| Abstention::new(rate, &model)).transpose()?;
     let truncation = request.truncation;
     let given = request.given()?;
     let shape = given.shape();
@@ -185,7 +197,8 @@ pub async fn compare(
     // Products of many long vectors take a while.
     let data = off_runtime(move || {
         let both = embeddings.into_iter().zip(rewards).zip(ids).enumerate();
-        both.map(|(index, ((pool, rewards), id))| Comparison::new(index, id, rewards, pool)).collect()
+        let comparison = |(index, ((pool, rewards), id))| Comparison::new(index, id, rewards, pool, abstention);
+        both.map(comparison).collect()
     });
     let reply = CompareResponse::new(
         shape,
@@ -193,6 +206,32 @@ pub async fn compare(
         data.await?,
     );
     Ok((Extension(cost), Json(reply)))
+}
+
+/// Which verdicts an error rate lets through.
+#[derive(Debug, Clone, Copy)]
+struct Abstention(Option<AbstentionRule>);
+
+impl Abstention {
+    /// Calibrates the rule of an error rate on the model's held-out verdicts, which may support none.
+    fn new(error_rate: f64, served: &Served) -> Result<Self> {
+        verdicts::check(error_rate)?;
+        if served.verdicts.is_empty() {
+            let message = "the model has no held-out verdicts (hint: run `fit` with `--held-out`, and serve without `--rescale`)";
+            return Err(Error::field("error_rate", message));
+        }
+        Ok(Self(verdicts::calibrate(&served.verdicts, error_rate)))
+    }
+
+    /// Of every two answers; nothing is to decide between an answer and itself.
+    fn decided(&self, joint: &Joint) -> Vec<Vec<bool>> {
+        let (probability, contraction) = (joint.preference_probability(), joint.difference_contraction());
+        let decided = |i: usize, j: usize| {
+            let p = probability[i][j];
+            i != j && self.0.is_some_and(|rule| rule.decides(p.max(1.0 - p), contraction[i][j]))
+        };
+        (0..probability.len()).map(|i| (0..probability.len()).map(|j| decided(i, j)).collect()).collect()
+    }
 }
 
 /// What a reply says of all its answers.
@@ -233,6 +272,7 @@ impl CompareResponse {
             contraction_difference: comparison.contraction_difference.as_ref().and_then(|c| c[0][1]),
             covariance: comparison.covariance.as_ref().map(of),
             preference_probability: of(&comparison.preference_probability),
+            decided: comparison.decided.as_ref().map(|decided| decided[0][1]),
             a,
             b,
             penalty,
@@ -242,7 +282,13 @@ impl CompareResponse {
 }
 
 impl Comparison {
-    fn new(index: usize, id: Option<Id>, mut responses: Vec<Reward>, pool: Vec<Embedding>) -> Result<Self> {
+    fn new(
+        index: usize,
+        id: Option<Id>,
+        mut responses: Vec<Reward>,
+        pool: Vec<Embedding>,
+        abstention: Option<Abstention>,
+    ) -> Result<Self> {
         responses.iter_mut().enumerate().for_each(|(at, reward)| reward.index = at);
         let joint = Joint::new(pool)?;
         let known = responses.iter().all(|reward| reward.variance.is_some());
@@ -254,6 +300,7 @@ impl Comparison {
             mean_difference: joint.mean_difference(),
             variance_difference: known.then(|| joint.difference_variance()),
             contraction_difference: known.then(|| joint.difference_contraction()),
+            decided: abstention.map(|abstention| abstention.decided(&joint)),
             preference_probability: joint.preference_probability(),
         })
     }

@@ -30,6 +30,11 @@ impl MemberArgs {
         if self.disagreement_alone { Want::Mean } else { wanted }
     }
 
+    /// Whether there is no further member.
+    pub fn is_alone(&self) -> bool {
+        self.member.is_empty()
+    }
+
     /// Refuses a model that has no posterior.
     pub fn check(&self, parts: &Parts) -> Result<()> {
         match (&parts.folder, parts.posterior_path()) {

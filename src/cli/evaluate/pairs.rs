@@ -6,7 +6,7 @@ use super::{
     plots::PlotArgs,
 };
 use crate::{
-    Result,
+    Error, Result,
     cli::{
         model::ModelArgs,
         pairs::{Encoded, PairArgs},
@@ -16,8 +16,10 @@ use crate::{
         calibration,
         coverage::{curve, thin},
         preferences::{Judgement, Preferences},
+        verdicts::{self, AbstentionRule, SelectiveReport},
     },
     plot::{Bin, Curve, Line, Lines, Reliability, Scale},
+    posterior::Posterior,
     score::{Embed, Want},
     text::{Reader, TokenSeq},
     train::Example,
@@ -39,6 +41,10 @@ pub struct Pairs {
     /// Measures the point estimate alone, at less than half the cost
     #[arg(long, env = "REWARDEN_NO_VARIANCE")]
     no_variance: bool,
+    /// Largest share of wrong verdicts, above 0 and below 0.5: reports the verdicts that the held-out pairs stored in the posterior
+    /// support at this rate, and how many of them are wrong
+    #[arg(long, value_name = "SHARE", conflicts_with = "no_variance", env = "REWARDEN_ERROR_RATE")]
+    error_rate: Option<f64>,
     #[command(flatten)]
     plots: PlotArgs,
     #[command(flatten)]
@@ -49,6 +55,9 @@ pub struct Pairs {
 struct Report<'a> {
     #[serde(flatten)]
     judgement: &'a Judgement<'a>,
+    /// Verdicts at `--error-rate`; null where the held-out pairs support none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    abstention: Option<Option<SelectiveReport<'a>>>,
     /// Pairs left out, and pairs cut, because they are too long.
     skipped: usize,
     truncated: usize,
@@ -64,18 +73,42 @@ impl Pairs {
         Ok((parts.base.reader(), self.members.open(parts, &self.model, want, &self.scoring)?))
     }
 
+    /// The rule that the held-out pairs support at an error rate, if any.
+    fn calibrated(&self, error_rate: f64) -> Result<Option<AbstentionRule>> {
+        verdicts::check(error_rate)?;
+        if !self.members.is_alone() {
+            return Err(Error::Usage("--error-rate: an ensemble has no held-out pairs".into()));
+        }
+        let parts = self.model.parts()?;
+        let stored = match parts.posterior_path() {
+            Some(path) => Posterior::load(&path)?.verdicts(),
+            None => Vec::new(),
+        };
+        match stored.is_empty() {
+            true => {
+                let message = "the posterior stores no verdicts (hint: run `fit` with `--held-out`)";
+                Err(Error::Usage(format!("--error-rate: {message}")))
+            }
+            false => Ok(verdicts::calibrate(&stored, error_rate)),
+        }
+    }
+
     pub fn run(self) -> Result<()> {
         let want = if self.no_variance { Want::Mean } else { Want::MeanAndVariance };
         self.scoring.check(want)?;
         self.plots.prepare()?;
+        let calibrated = self.error_rate.map(|rate| self.calibrated(rate)).transpose()?;
         let (reader, model) = self.open(want)?;
         let encoded = self.pairs.encode_some(self.pairs.read()?, &reader)?;
         let preferences = preferences(model.as_ref(), &encoded)?;
-        let judgement = preferences.judge(&sources(&encoded));
+        let sources = sources(&encoded);
+        let judgement = preferences.judge(&sources);
+        let report = |rule: AbstentionRule| rule.report(&preferences.verdicts(), &sources);
         self.plots.save("reliability", &reliability(&judgement))?;
         self.plots.save("risk-coverage", &risk_coverage(&preferences))?;
         super::print(&Report {
             judgement: &judgement,
+            abstention: calibrated.map(|rule| rule.map(report)),
             skipped: encoded.skipped,
             truncated: encoded.truncated,
         })
@@ -91,7 +124,12 @@ fn preferences(model: &dyn Embed, encoded: &Encoded) -> Result<Preferences> {
     let logit = |(pair, e): (&Vec<Seen>, &Example)| pair[0].estimate.mean - pair[1].estimate.mean - e.margin;
     let logits = seen.iter().zip(examples).map(logit).collect();
     let variances = || seen.iter().map(|pair| pair[1].uncertainties.difference).collect();
-    Ok(Preferences { logits, variances: if model.has_variances() { variances() } else { None } })
+    let contractions = seen.iter().map(|pair| pair[1].uncertainties.contraction_difference).collect();
+    Ok(Preferences {
+        logits,
+        variances: if model.has_variances() { variances() } else { None },
+        contractions,
+    })
 }
 
 fn sources(encoded: &Encoded) -> Vec<&str> {
@@ -135,6 +173,7 @@ fn said(name: &str) -> &str {
         "map" => "point estimate",
         "predictive" => "posterior predictive",
         "difference_std" => "std of the difference",
+        "difference_uncontracted" => "1 - contraction of the difference",
         other => other,
     }
 }

@@ -2,15 +2,20 @@
 
 use crate::{
     Result,
-    cli::progress::{Progress, Unit},
+    cli::{
+        evaluate::selection::{Benchmark, candidates},
+        progress::{Progress, Unit},
+    },
     evaluate::{pairs::mackay, verdicts::Verdict},
     model::RewardModel,
     nn::pack::Packed,
     posterior::{
-        Form, Posterior,
+        FitConfig, Form, Posterior,
         config::{HeldOut, Quantiles},
     },
-    score::{Embed, Estimate, Scorer, Sharing, batched, with_variances},
+    score::{
+        Embed, Estimate, Scorer, Sharing, batched, penalty::Kind, rule::PenaltyRule, with_variances,
+    },
     text::TokenSeq,
     train::{Example, by_tokens},
 };
@@ -44,7 +49,30 @@ pub fn measure(
         Form::Blocks(_) => by_backwards(model, posterior, pairs, budget, &mut progress)?,
     };
     progress.finish();
-    Ok(Measured { quantiles: quantiles(&seen), held_out: held_out(&seen, pairs) })
+    Ok(Measured { quantiles: quantiles(&seen), held_out: held_out(&seen) })
+}
+
+/// Chooses the rule for conservative scores, and the strength of the contraction penalty, as `evaluate selection` does: by half of the
+/// prompts, among rules that single rewards can have.
+pub fn recommend(
+    measured: &mut Measured,
+    model: &RewardModel,
+    posterior: &Posterior,
+    benchmark: &Benchmark,
+) -> Result<()> {
+    let Measured { quantiles, held_out } = measured;
+    let config = FitConfig {
+        quantiles: Some(quantiles.clone()),
+        held_out: Some(held_out.clone()),
+        ..FitConfig::default()
+    };
+    let scorer = Scorer::new(model.clone(), Some(posterior.clone()), Sharing::Shared);
+    let rules = candidates().into_iter().filter(|rule| !rule.relative).collect();
+    let outcome = benchmark.run(&scorer, &config.calibration(), rules)?;
+    held_out.penalty = outcome.recommended(|_| true);
+    let by_contraction = |rule: &PenaltyRule| rule.kind == Kind::Contraction && rule.above.is_none();
+    held_out.k = outcome.recommended(by_contraction).and_then(|rule| rule.k);
+    Ok(())
 }
 
 /// Of a sketch, whose vectors have rewards and differences exactly, by one backward.
@@ -107,18 +135,18 @@ fn quantiles(seen: &[Seen]) -> Quantiles {
     }
 }
 
-fn held_out(seen: &[Seen], pairs: &[Example]) -> HeldOut {
+fn held_out(seen: &[Seen]) -> HeldOut {
     let squares: f64 = seen.iter().map(|seen| seen.difference.mean.powi(2)).sum();
     let rewards = seen.iter().flat_map(|seen| &seen.sides).map(|e| e.mean).collect();
-    let verdict = |(seen, pair): (&Seen, &Example)| {
+    let verdict = |seen: &Seen| {
         let Estimate { mean, variance, contraction } = seen.difference;
-        Verdict::new(mackay(mean - pair.margin, variance.unwrap_or_default()), contraction)
+        Verdict::new(mackay(mean, variance.unwrap_or_default()), contraction)
     };
     HeldOut {
         pairs: seen.len(),
         spread: (!seen.is_empty()).then(|| (squares / (2 * seen.len()) as f64).sqrt()),
         baseline: quantile(rewards, HeldOut::BASELINE),
-        verdicts: seen.iter().zip(pairs).map(verdict).collect(),
+        verdicts: seen.iter().map(verdict).collect(),
         ..HeldOut::default()
     }
 }
