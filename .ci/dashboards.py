@@ -30,7 +30,7 @@ VARIABLES = {"$__rate_interval": "1m", "$job": ".*", "$model": ".*"}
 ALARMS = "ALERTS{"
 # Seconds from the first request until every query must have data.
 PATIENCE = 120
-# Drift is told from 256 variances on.
+# Drift is computed from 256 rewards on.
 ITEMS = 320
 
 

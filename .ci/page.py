@@ -129,8 +129,11 @@ def shows_what_the_server_says(browser, url):
         for rank, (reward, row) in enumerate(zip(ranked, visit.ranking(), strict=True), 1):
             name = "AB"[reward["index"]]
             assert row[0] == str(rank) and row[1].startswith(f"{name} {ANSWERS[reward['index']][:20]}"), row
-            assert row[2:5] == [number(reward[field]) for field in ("score", "mean", "std")], row
-            assert row[6] == str(reward["tokens"]), row
+            assert row[2:6] == [number(reward[field]) for field in ("score", "mean", "std", "contraction")], row
+            assert row[7] == str(reward["tokens"]), row
+        # The tiny adapter stores no rule.
+        assert visit.replies[-1].json()["penalty"] == {"kind": "std", "k": 1.0}
+        expect(visit["#applied"]).to_have_text("Score = mean − 1 × standard deviation.")
         chart = visit["#chart"]
         expect(chart).to_have_attribute("role", "img")
         expect(chart).to_have_attribute("aria-label", re.compile("best first: " + ", ".join("AB"[r["index"]] for r in ranked)))
@@ -207,12 +210,13 @@ def works_by_keyboard_alone(browser, url):
         for _ in range(30):
             press("Tab")
             seen.add(visit.page.evaluate("document.activeElement.id || document.activeElement.ariaLabel"))
-        assert {"model", "truncation", "penalty", "k", "key", "live", "copy", "curl", "Ranking, as a table"} <= seen, seen
+        assert {"model", "truncation", "penalty", "key", "live", "copy", "curl", "Ranking, as a table"} <= seen, seen
 
 
 def errors_stand_at_their_fields(browser, url):
     with Visit(browser, url, routes=[NO_COMPARE]) as visit:
         visit.fill().scored(2)
+        visit["#penalty"].select_option("std")
         visit["#k"].fill("-1")
         expect(visit["#k-error"]).to_contain_text("penalty.k: must be a finite number of at least 0")
         expect(visit["#k"]).to_have_attribute("aria-invalid", "true")
@@ -225,6 +229,60 @@ def errors_stand_at_their_fields(browser, url):
         expect(visit["#candidate-1-error"]).to_contain_text("tokens")
         visit["#list textarea"].nth(1).fill("short")
         expect(visit["#candidate-1-error"]).to_be_empty()
+        # What the tiny adapter has not stored.
+        visit["#penalty"].select_option("contraction")
+        expect(visit["#penalty-error"]).to_contain_text("no stored spread of rewards")
+        visit["#penalty"].select_option("shrink")
+        expect(visit["#baseline-error"]).to_contain_text("no stored baseline")
+        visit["#baseline"].fill("-2.5")
+        visit.scored(2)
+        expect(visit["#applied"]).to_have_text("Score = b + contraction × (mean − b), with the baseline b = −2.5.")
+
+
+def each_penalty_has_its_numbers(browser, url):
+    """The page sends what the kind reads, and nothing where the adapter's rule is to apply; it shows what the reply echoes."""
+    data = [{"index": 0, "id": None, "mean": 1.0, "variance": 4.0, "std": 2.0, "contraction": 0.75, "score": -1.0, "novelty": 0.2,
+             "variance_percentile": 0.3, "novel": False, "tokens": 3, "truncated": False}]
+    own = {"kind": "contraction", "k": 8.0, "above": 0.9}
+    stored = {"std": {"k": 1.0}, "variance": {"k": 1.0}, "contraction": {"k": 8.0}, "shrink": {"baseline": -1.0}}
+    sent = []
+
+    def echoing(route):
+        sent.append(route.request.post_data_json)
+        penalty = sent[-1].get("penalty", own)
+        penalty = {**stored.get(penalty["kind"], {}), **penalty}
+        route.fulfill(json={"data": data, "penalty": penalty, "usage": {"tokens": 3}})
+
+    with Visit(browser, url, routes=[NO_COMPARE, (REWARDS, echoing)]) as visit:
+        visit.fill(answers=["x"]).scored(1)
+        applied = "Score = mean − 8 × spread × (1 − contraction), only above the held-out percentile 0.9."
+        expect(visit["#applied"]).to_have_text(applied)
+        assert "penalty" not in sent[-1] and sent[-1]["variance"] is True, sent[-1]
+        for kind, field, value, applied in [
+            ("std", "k", "2", "Score = mean − 2 × standard deviation."),
+            ("variance", "k", "2.5", "Score = mean − 2.5 × variance."),
+            ("contraction", "k", "4", "Score = mean − 4 × spread × (1 − contraction)."),
+            ("shrink", "baseline", "-3", "Score = b + contraction × (mean − b), with the baseline b = −3."),
+            ("kl", "beta", "0.1", "Score = mean − variance / (2 × 0.1)."),
+            ("none", None, None, "Score = mean."),
+        ]:
+            visit["#penalty"].select_option(kind)
+            for name in ("k", "baseline", "beta"):
+                expect(visit[f"#{name}"]).to_be_visible(visible=name == field)
+            if field:
+                visit[f"#{field}"].fill(value)
+            expect(visit["#applied"]).to_have_text(applied)
+            want = {"kind": kind, field: float(value)} if field else {"kind": kind}
+            assert sent[-1]["penalty"] == want, (sent[-1], want)
+        visit["#penalty"].select_option("contraction")
+        visit["#k"].fill("")
+        expect(visit["#k"]).to_have_attribute("placeholder", "the adapter’s own")
+        visit.page.wait_for_timeout(1000)
+        assert sent[-1]["penalty"] == {"kind": "contraction"}, sent[-1]
+        visit["#penalty"].select_option("kl")
+        visit["#beta"].fill("")
+        expect(visit["#beta-error"]).to_have_text("needed: a number above 0")
+        visit.barriers("a penalty without its number")
 
 
 def lines_are_candidates_too(browser, url):
@@ -245,13 +303,15 @@ def lines_are_candidates_too(browser, url):
 
 
 def preferences_are_joint_where_the_server_compares(browser, url):
-    reply = {"preference_probability": [[0.5, 0.93], [0.07, 0.5]], "usage": {"tokens": 9}}
+    reply = {"preference_probability": [[0.5, 0.93], [0.07, 0.5]], "contraction_difference": [[None, 0.41], [0.41, None]],
+             "usage": {"tokens": 9}}
     with Visit(browser, url, routes=[(COMPARE, replying(200, reply))]) as visit:
         visit.fill().scored(2)
         expect(visit["#source"]).to_contain_text("covariances included")
         names = [row[1][0] for row in visit.ranking()]
         cells = visit["#matrix tbody td"].all_inner_texts()
         assert sorted(cells) == ["7", "93", "–", "–"] and cells[1] == ("93" if names[0] == "A" else "7"), cells
+        assert visit["#contractions tbody td"].all_inner_texts() == ["–", "0.41", "0.41", "–"]
         asked = next(request for request in visit.requests if request.url.endswith("/v1/compare"))
         assert asked.post_data_json == {"model": "tiny", "prompt": PROMPT, "responses": ANSWERS}
     with Visit(browser, url, routes=[NO_COMPARE]) as visit:
@@ -259,6 +319,8 @@ def preferences_are_joint_where_the_server_compares(browser, url):
         expect(visit["#source"]).to_contain_text("This server has no /v1/compare: variances are taken as independent")
         cells = [int(cell) for cell in visit["#matrix tbody td"].all_inner_texts() if cell != "–"]
         assert abs(sum(cells) - 100) <= 1, cells
+        expect(visit["#contractions"]).to_be_hidden()
+        visit["#penalty"].select_option("std")
         visit["#k"].fill("2")
         visit.scored(2)
         assert sum(request.url.endswith("/v1/compare") for request in visit.requests) == 1, "asked for again"
@@ -266,8 +328,8 @@ def preferences_are_joint_where_the_server_compares(browser, url):
 
 def models_without_variances_have_no_error_bars(browser, url):
     models = {"data": [{"id": "plain", "posterior": False}]}
-    data = [{"index": i, "mean": float(i), "variance": None, "std": None, "score": float(i), "novelty": None, "tokens": 3,
-             "truncated": False} for i in range(2)]
+    data = [{"index": i, "mean": float(i), "variance": None, "std": None, "contraction": None, "score": float(i), "novelty": None,
+             "tokens": 3, "truncated": False} for i in range(2)]
     routes = [NO_COMPARE, (MODELS, replying(200, models)), (REWARDS, replying(200, {"data": data, "usage": {"tokens": 6}}))]
     with Visit(browser, url, routes=routes) as visit:
         expect(visit["#penalty"]).to_be_disabled()
@@ -280,12 +342,14 @@ def models_without_variances_have_no_error_bars(browser, url):
 
 
 def what_is_unusual_is_marked(browser, url):
-    data = [{"index": i, "mean": 1.0, "variance": 4.0, "std": 2.0, "score": -1.0, "novelty": novelty, "novel": novel,
-             "tokens": 3, "truncated": cut}
-            for i, (novelty, novel, cut) in enumerate([(0.2, False, False), (0.6, True, True), (None, None, False)])]
+    data = [{"index": i, "mean": 1.0, "variance": 4.0, "std": 2.0, "contraction": contraction, "score": -1.0, "novelty": novelty,
+             "novel": novel, "tokens": 3, "truncated": cut}
+            for i, (contraction, novelty, novel, cut) in enumerate(
+                [(0.9, 0.2, False, False), (0.5, 0.6, True, True), (None, None, None, False)])]
     with Visit(browser, url, routes=[NO_COMPARE, (REWARDS, replying(200, {"data": data, "usage": {"tokens": 9}}))]) as visit:
         visit.fill(answers=["x", "y", "z"]).scored(3)
-        assert [row[5:] for row in visit.ranking()] == [["0.20", "3"], ["unusual 0.60", "3, cut"], ["–", "3"]], visit.ranking()
+        want = [["0.90", "0.20", "3"], ["0.50", "unusual 0.60", "3, cut"], ["–", "–", "3"]]
+        assert [row[5:] for row in visit.ranking()] == want, visit.ranking()
 
 
 def a_key_is_sent_and_nowhere_kept(browser, url):
@@ -371,7 +435,8 @@ def main():
         print("skipped: no Chromium (hint: apt install chromium)")
         return
     checks = [shows_what_the_server_says, a_command_gives_the_same, typing_is_scored_once_and_late_replies_are_dropped,
-              works_by_keyboard_alone, errors_stand_at_their_fields, lines_are_candidates_too,
+              works_by_keyboard_alone, errors_stand_at_their_fields,
+              each_penalty_has_its_numbers, lines_are_candidates_too,
               preferences_are_joint_where_the_server_compares, models_without_variances_have_no_error_bars,
               what_is_unusual_is_marked, a_key_is_sent_and_nowhere_kept, what_is_overloaded_is_asked_again,
               is_light_and_dark_wide_and_narrow]

@@ -1,8 +1,9 @@
-"""Against a running service: REWARDEN_URL, by default that of the README.
+"""Against a running service: REWARDEN_URL, by default that of the README. `Retries` and `Forms` bring a server of their own.
 
 What administrators do is tested with REWARDEN_ADMIN_KEY, a key of that role, on a service of the embedded model whose
 `--adapter-root` is the folder `models`.
 """
+import json
 import math
 import os
 import sys
@@ -27,12 +28,14 @@ class AgainstTheService(unittest.TestCase):
 
     def test_rewards_come_in_the_order_of_the_items(self):
         self.assertTrue(self.client.ready())
-        rewards = self.client.rewards(iter(self.items))
+        rewards = self.client.rewards(iter(self.items), penalty=Penalty("std"))
         self.assertEqual([r.index for r in rewards], [0, 1, 2])
         self.assertEqual([r.id for r in rewards], ["0", "1", "2"])
         for reward in rewards:
             self.assertAlmostEqual(reward.score, reward.mean - reward.std, places=6)
             self.assertAlmostEqual(reward.std, math.sqrt(reward.variance), places=6)
+            self.assertTrue(0 <= reward.contraction <= 1)
+            self.assertEqual(reward.penalty, Penalty("std", 1.0))
 
     def test_a_penalty_is_the_callers(self):
         plain = self.client.rewards(self.items, penalty=Penalty("none"))
@@ -40,6 +43,14 @@ class AgainstTheService(unittest.TestCase):
         hard = self.client.rewards(self.items, penalty=Penalty("variance", 0.5))
         for reward in hard:
             self.assertAlmostEqual(reward.score, reward.mean - 0.5 * reward.variance, places=4)
+        for reward in self.client.rewards(self.items, penalty=Penalty("kl", beta=2.0)):
+            self.assertAlmostEqual(reward.score, reward.mean - reward.variance / 4, places=4)
+        for reward in self.client.rewards(self.items, penalty=Penalty("shrink", baseline=-3.0)):
+            self.assertAlmostEqual(reward.score, -3 + reward.contraction * (reward.mean + 3), places=6)
+            self.assertEqual(reward.penalty, Penalty("shrink", baseline=-3.0))
+        with self.assertRaises(RewardenError) as raised:
+            self.client.rewards(self.items, penalty=Penalty("kl"))
+        self.assertEqual((raised.exception.status, raised.exception.param), (422, "penalty.beta"))
 
     def test_two_answers_are_compared(self):
         compared = self.client.compare(PROMPT, ANSWERS[0], [{"role": "assistant", "content": ANSWERS[1]}])
@@ -50,6 +61,8 @@ class AgainstTheService(unittest.TestCase):
         logit = compared.mean_difference / math.sqrt(1 + math.pi * compared.variance_difference / 8)
         self.assertAlmostEqual(compared.preference_probability, 1 / (1 + math.exp(-logit)), places=6)
         self.assertAlmostEqual(compared.a.std, a.std, places=3)
+        self.assertTrue(0 <= compared.contraction_difference <= 1)
+        self.assertEqual(compared.penalty, a.penalty)
 
     def test_the_best_of_several_is_that_of_their_scores(self):
         scores = [r.score for r in self.client.rewards(self.items)]
@@ -60,6 +73,8 @@ class AgainstTheService(unittest.TestCase):
         everything = self.client.best_of_n(PROMPT, ANSWERS, report="all", seed=7, penalty=Penalty("std", 1.0, relative=True))
         self.assertAlmostEqual(sum(r.probability_best for r in everything.ranking), 1, places=9)
         self.assertEqual((len(everything.covariance), everything.variances_computed), (3, 3))
+        self.assertTrue(all(0 <= r.contraction <= 1 and 0 <= r.contraction_relative <= 1 for r in everything.ranking))
+        self.assertEqual(everything.penalty, Penalty("std", 1.0, relative=True))
         again = self.client.best_of_n(PROMPT, ANSWERS, seed=7, top=1)
         self.assertEqual((again.thompson, len(again.ranking)), (everything.thompson, 1))
 
@@ -146,6 +161,96 @@ class Retries(unittest.TestCase):
         with self.assertRaises(Overloaded) as raised:
             Client(self.url, retries=0).models()
         self.assertEqual((raised.exception.message, raised.exception.code), ("full", "overloaded"))
+
+
+REWARD = {"index": 0, "id": None, "mean": 1.0, "variance": 4.0, "std": 2.0, "contraction": 0.75, "score": -1.0, "novelty": 0.4,
+          "variance_percentile": 0.6, "novel": False, "tokens": 3, "truncated": False}
+APPLIED = {"kind": "contraction", "k": 8.0}
+REPLIES = {
+    "/v1/rewards": {"data": [REWARD], "penalty": APPLIED},
+    "/v1/compare": {"mean_difference": 0.5, "variance_difference": 1.0, "contraction_difference": 0.25, "covariance": 3.0,
+                    "preference_probability": 0.6, "a": REWARD, "b": {**REWARD, "index": 1}, "penalty": APPLIED},
+    "/v1/best-of-n": {"best": 0, "ranking": [{**REWARD, "contraction_relative": 0.5, "probability_best": 1.0, "expected_regret": 0.0}],
+                      "variances_computed": 1, "penalty": APPLIED},
+}
+
+
+def without_contraction(value):
+    """Returns a reply as services of before contraction gave it."""
+    if isinstance(value, list):
+        return [without_contraction(element) for element in value]
+    if not isinstance(value, dict):
+        return value
+    newer = ("contraction", "contraction_difference", "contraction_relative", "variance_percentile", "penalty")
+    return {name: without_contraction(field) for name, field in value.items() if name not in newer}
+
+
+class Scripted(BaseHTTPRequestHandler):
+    """Gives the same replies again and again, and keeps what it was sent."""
+
+    bodies: list = []
+    older = False
+
+    def do_POST(self):
+        Scripted.bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        reply = REPLIES[self.path]
+        if Scripted.older:
+            reply = without_contraction(reply)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(reply).encode())
+
+    def log_message(self, *_):
+        pass
+
+
+class Forms(unittest.TestCase):
+    """What is sent, and what is read of replies."""
+
+    def setUp(self):
+        self.server = HTTPServer(("127.0.0.1", 0), Scripted)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.client = Client(f"http://127.0.0.1:{self.server.server_port}")
+        Scripted.bodies, Scripted.older = [], False
+
+    def tearDown(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def answers(self):
+        """A reward, a comparison and a choice."""
+        return (self.client.rewards([{"text": "x"}])[0], self.client.compare(PROMPT, "a", "b"),
+                self.client.best_of_n(PROMPT, ["a"], report="all"))
+
+    def test_a_penalty_has_the_numbers_that_are_given(self):
+        for penalty, want in [
+            (None, None),
+            (Penalty("none"), {"kind": "none"}),
+            (Penalty(), {"kind": "std"}),
+            (Penalty("std", 2.0, relative=True), {"kind": "std", "k": 2.0, "relative": True}),
+            (Penalty("variance", 0.0, above=0.9), {"kind": "variance", "k": 0.0, "above": 0.9}),
+            (Penalty("contraction"), {"kind": "contraction"}),
+            (Penalty("shrink", baseline=-2.5), {"kind": "shrink", "baseline": -2.5}),
+            (Penalty("kl", beta=0.1), {"kind": "kl", "beta": 0.1}),
+        ]:
+            self.client.rewards([{"text": "x"}], penalty=penalty)
+            self.assertEqual(Scripted.bodies[-1].get("penalty"), want)
+
+    def test_replies_have_contractions_and_the_penalty(self):
+        reward, compared, choice = self.answers()
+        applied = Penalty("contraction", 8.0)
+        self.assertEqual((reward.contraction, reward.novelty, reward.variance_percentile, reward.penalty), (0.75, 0.4, 0.6, applied))
+        self.assertEqual((compared.contraction_difference, compared.b.contraction, compared.penalty), (0.25, 0.75, applied))
+        self.assertEqual(compared.a.penalty, applied)
+        ranked = choice.ranking[0]
+        self.assertEqual((ranked.contraction, ranked.contraction_relative, choice.penalty), (0.75, 0.5, applied))
+
+    def test_an_older_service_has_none_of_them(self):
+        Scripted.older = True
+        reward, compared, choice = self.answers()
+        self.assertEqual((reward.mean, reward.contraction, reward.variance_percentile, reward.penalty), (1.0, None, None, None))
+        self.assertEqual((compared.mean_difference, compared.contraction_difference, compared.penalty), (0.5, None, None))
+        self.assertEqual((choice.ranking[0].contraction_relative, choice.penalty), (None, None))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,19 @@ export class WrongField extends Error {
 const FIELDS = [
   [/^model$/, "model"],
   [/^penalty\.k$/, "k"],
+  [/^penalty\.baseline$/, "baseline"],
+  [/^penalty\.beta$/, "beta"],
   [/^(penalty|variance)/, "penalty"],
   [/^truncation$/, "truncation"],
   [/^(prompt$|items\[\d+\]\.prompt)/, "prompt"],
 ];
+
+/** Numbers of a penalty, and the kinds that read them. */
+const NUMBERS = {
+  k: ["std", "variance", "contraction"],
+  baseline: ["shrink"],
+  beta: ["kl"],
+};
 
 export class Form {
   #models = [];
@@ -60,11 +69,15 @@ export class Form {
     this.settle();
   }
 
-  /** Takes back what the model, or the penalty, has no use for. */
+  /** Disables the penalty where the model has no posterior, and shows the numbers that the chosen kind reads. */
   settle() {
     const posterior = this.model?.posterior ?? true;
+    const kind = $("penalty").value;
     $("penalty").disabled = !posterior;
-    $("k").disabled = !posterior || $("penalty").value === "none";
+    for (const [name, kinds] of Object.entries(NUMBERS)) {
+      $(name).closest(".field").hidden = !posterior || !kinds.includes(kind);
+    }
+    $("k").placeholder = kind === "contraction" ? "the adapter’s own" : "1";
   }
 
   /** The candidates; throws the field that is wrong. */
@@ -81,18 +94,28 @@ export class Form {
   options() {
     const options = {};
     if (this.model) options.model = this.model.id;
-    // The error bars are wanted, whatever the penalty.
+    // The error bars need the variance, whatever the penalty. Without a penalty the server applies the adapter's rule.
     if (this.model?.posterior) Object.assign(options, { penalty: this.#penalty(), variance: true });
     if ($("truncation").value) options.truncation = $("truncation").value;
     return options;
   }
 
+  /** The penalty as a request states it; undefined for the adapter's own rule. */
   #penalty() {
     const kind = $("penalty").value;
-    if (kind === "none") return { kind };
-    const k = $("k").valueAsNumber;
-    if (Number.isNaN(k)) throw new WrongField("k", "must be a number");
-    return { kind, k };
+    if (kind === "") return undefined;
+    const read = Object.keys(NUMBERS).filter((name) => NUMBERS[name].includes(kind));
+    const numbers = read.map((name) => [name, this.#number(name)]).filter(([, value]) => value !== undefined);
+    return { kind, ...Object.fromEntries(numbers) };
+  }
+
+  /** A number of the penalty; undefined where the field is empty, which leaves it to the server. */
+  #number(name) {
+    const { valueAsNumber, validity } = $(name);
+    if (validity.badInput) throw new WrongField(name, "must be a number");
+    if (!Number.isNaN(valueAsNumber)) return valueAsNumber;
+    if (name === "beta") throw new WrongField(name, "needed: a number above 0");
+    return undefined;
   }
 
   /** Shows an error beside its field, and says whether it has one. */

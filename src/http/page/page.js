@@ -4,8 +4,8 @@ import { draw } from "./chart.js";
 import { Form, WrongField } from "./form.js";
 import { Preferences } from "./preferences.js";
 import { Refused, Server, curl } from "./server.js";
-import { showMatrix, showRanking, showTimings } from "./tables.js";
-import { element, plural } from "./text.js";
+import { showContractions, showPreferences, showRanking, showTimings } from "./tables.js";
+import { element, formula, plural } from "./text.js";
 
 /** Milliseconds without a key pressed, after which is scored. */
 const PAUSE = 500;
@@ -61,9 +61,9 @@ async function scored(candidates, options, signal) {
   const count = plural(candidates.length, "candidate", "candidates");
   say(`Scoring ${count} …`);
   const start = performance.now();
-  const { data } = await server.post("v1/rewards", body, candidates.length, signal);
+  const { data, penalty } = await server.post("v1/rewards", body, candidates.length, signal);
   signal.throwIfAborted();
-  show(candidates, data, body);
+  show(candidates, data, body, penalty);
   say(`${count} scored in ${Math.round(performance.now() - start)} ms.`);
   if (data.length < 2) return;
   prefer(Preferences.ofEach(data, "Until the server has compared them"));
@@ -72,7 +72,7 @@ async function scored(candidates, options, signal) {
   prefer(compared);
 }
 
-function show(candidates, rewards, body) {
+function show(candidates, rewards, body, penalty) {
   const rows = rewards.map((reward) => ({ ...reward, ...candidates[reward.index] }));
   ranked = rows.sort((a, b) => b.score - a.score);
   $("intro").hidden = true;
@@ -80,6 +80,8 @@ function show(candidates, rewards, body) {
   $("shown").classList.remove("old");
   $("preferences").hidden = ranked.length < 2;
   $("verdict").replaceChildren(...verdict(ranked));
+  // Older servers do not echo the penalty.
+  $("applied").textContent = penalty === undefined ? "" : formula(penalty);
   $("bar-key").hidden = ranked[0].std === null;
   $("chart").setAttribute("aria-label", `Rewards with error bars, the best first: ${names(ranked)}`);
   showRanking($("ranking").tBodies[0], ranked);
@@ -98,12 +100,14 @@ function verdict([best, ...others]) {
   if (best.std === null) return [bold(best), " leads by the mean; this model does not say how sure it is."];
   const boldest = others.reduce((a, b) => (b.mean > a.mean ? b : a), best);
   if (boldest === best) return [bold(best), " leads, by the conservative score and by the mean."];
-  return [bold(best), " leads by the conservative score. By the mean alone it would be ", bold(boldest), ", of which the model is less sure."];
+  return [bold(best), " leads by the conservative score. By the mean alone it would be ", bold(boldest), ", whose penalty is larger."];
 }
 
-function prefer({ probability, source }) {
+function prefer({ probability, contraction, source }) {
   $("source").textContent = source;
-  showMatrix($("matrix"), ranked, probability);
+  showPreferences($("matrix"), ranked, probability);
+  $("differences").hidden = contraction === null;
+  if (contraction !== null) showContractions($("contractions"), ranked, contraction);
 }
 
 function empty() {

@@ -3,7 +3,7 @@
 import { sharedPrompt } from "./candidates.js";
 import { Refused } from "./server.js";
 
-/** What the matrix shows, and what it rests on: `{probability, source}`. */
+/** What the matrices show, and what they rest on: `{probability, contraction, source}`; an unknown `contraction` is null. */
 export class Preferences {
   /** Whether the server may have `/v1/compare`. */
   #compares = true;
@@ -18,7 +18,7 @@ export class Preferences {
     const source = known
       ? `${why}: variances are taken as independent here, and what the candidates share counts twice.`
       : "This model has no variances: by the means alone.";
-    return { probability: rewards.map((a) => rewards.map((b) => preferred(a, b))), source };
+    return { probability: rewards.map((a) => rewards.map((b) => preferred(a, b))), contraction: null, source };
   }
 
   /** By the joint posterior, where the server compares; or else from each. */
@@ -29,7 +29,8 @@ export class Preferences {
     const body = { model, truncation, prompt, responses: candidates.map(({ item }) => item.response) };
     try {
       const reply = await this.server.post("v1/compare", body, candidates.length, signal);
-      return { probability: reply.preference_probability, source: "By the joint posterior, covariances included." };
+      const { preference_probability: probability, contraction_difference: contraction = null } = reply;
+      return { probability, contraction, source: "By the joint posterior, covariances included." };
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       // The model is known by now, so it is the path that is not.

@@ -5,7 +5,7 @@ import { element, number, snippet } from "./text.js";
 /** Fills the body of the ranking's table. */
 export function showRanking(body, ranked) {
   body.replaceChildren(
-    ...ranked.map(({ name, text, mean, std, score, novelty, novel, tokens, truncated }, rank) =>
+    ...ranked.map(({ name, text, mean, std, contraction, score, novelty, novel, tokens, truncated }, rank) =>
       element(
         "tr",
         {},
@@ -14,6 +14,7 @@ export function showRanking(body, ranked) {
         cell(number(score)),
         cell(number(mean)),
         cell(number(std)),
+        cell(number(contraction)),
         noveltyCell(novelty, novel),
         cell(truncated ? `${tokens}, cut` : tokens),
       ),
@@ -31,9 +32,20 @@ function noveltyCell(novelty, novel) {
   return element("td", { class: "number" }, mark, " ", number(novelty));
 }
 
-/** Fills the matrix of `probability`, in the order of the ranking. */
-export function showMatrix(table, ranked, probability) {
+/** Fills the matrix of preferences, in the order of the ranking. */
+export function showPreferences(table, ranked, probability) {
+  showMatrix(table, ranked, (row, column) => preference(probability[row][column]));
+}
+
+/** Fills the matrix of the contractions of differences, in the order of the ranking. */
+export function showContractions(table, ranked, contraction) {
+  showMatrix(table, ranked, (row, column) => element("td", {}, number(contraction[row][column])));
+}
+
+/** Fills a matrix: `cellOf(row, column)` makes the cells off the diagonal. */
+function showMatrix(table, ranked, cellOf) {
   const heading = ({ name }) => element("th", { scope: "col" }, name);
+  const at = (row, column) => (row === column ? element("td", { class: "self" }, "–") : cellOf(row, column));
   const [head, body] = [table.tHead, table.tBodies[0]];
   head.replaceChildren(element("tr", {}, element("td"), ...ranked.map(heading)));
   body.replaceChildren(
@@ -42,15 +54,13 @@ export function showMatrix(table, ranked, probability) {
         "tr",
         {},
         element("th", { scope: "row" }, name),
-        ...ranked.map(({ index: column }) => preference(row, column, probability)),
+        ...ranked.map(({ index: column }) => at(row, column)),
       ),
     ),
   );
 }
 
-function preference(row, column, probability) {
-  if (row === column) return element("td", { class: "self" }, "–");
-  const share = probability[row][column];
+function preference(share) {
   const shown = element("td", { class: share < 0.5 ? "less" : "more" }, String(Math.round(100 * share)));
   shown.style.setProperty("--strength", `${Math.round(Math.abs(share - 0.5) * 120)}%`);
   return shown;

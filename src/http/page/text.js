@@ -12,6 +12,25 @@ export function number(value, digits = 2, nothing = "–") {
   return value.toFixed(digits).replace("-", "−");
 }
 
+/** A penalty as the server applied it, as a formula of the score. */
+export function formula({ kind, k, baseline, beta, above }) {
+  const rules = {
+    std: () => `mean − ${short(k)} × standard deviation`,
+    variance: () => `mean − ${short(k)} × variance`,
+    contraction: () => `mean − ${short(k)} × spread × (1 − contraction)`,
+    shrink: () => `b + contraction × (mean − b), with the baseline b = ${short(baseline)}`,
+    kl: () => `mean − variance / (2 × ${short(beta)})`,
+    none: () => "mean",
+  };
+  const hinge = above === undefined ? "" : `, only above the held-out percentile ${short(above)}`;
+  return `Score = ${rules[kind]?.() ?? kind}${hinge}.`;
+}
+
+/** A number in three significant digits at most. */
+function short(value) {
+  return String(Number(value.toPrecision(3))).replace("-", "−");
+}
+
 /** The start of a text, on one line; nothing where that says nothing. */
 export function snippet(text, length) {
   if (length < 3) return "";

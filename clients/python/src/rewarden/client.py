@@ -34,58 +34,97 @@ class Overloaded(RewardenError):
 
 @dataclass(frozen=True)
 class Penalty:
-    """What uncertainty costs: `k` standard deviations ("std"), `k` variances ("variance"), or nothing ("none").
+    """The penalty for uncertainty, as a request states it and as a reply echoes it. With c the contraction and v the variance:
 
-    `relative` is for best-of-n: of the difference to the mean of all candidates.
+    ============= ======================================= =========================================================
+    kind          score                                   reads
+    ============= ======================================= =========================================================
+    "std"         mean - k sqrt(v)                        `k` (1), `above`
+    "variance"    mean - k v                              `k` (1), `above`
+    "contraction" mean - k spread (1 - c)                 `k` (the adapter's own), `above`; a stored spread
+    "shrink"      baseline + c (mean - baseline)          `baseline` (the adapter's own)
+    "kl"          mean - v / (2 beta)                     `beta`, which is needed
+    "none"        mean
+    ============= ======================================= =========================================================
+
+    Numbers that are None are left to the service; it refuses a number that the kind does not read. `above` is a percentile from 0 to 1:
+    only the uncertainty above that percentile of the held-out answers is penalised. `relative` is for `best_of_n`: the uncertainty is
+    that of the difference to the mean of all candidates.
     """
 
     kind: str = "std"
-    k: float = 1.0
+    k: Optional[float] = None
     relative: bool = False
+    baseline: Optional[float] = None
+    beta: Optional[float] = None
+    above: Optional[float] = None
 
     def _body(self) -> dict[str, Any]:
-        return {"kind": self.kind, "k": self.k, **({"relative": True} if self.relative else {})}
+        numbers = {"k": self.k, "baseline": self.baseline, "beta": self.beta, "above": self.above}
+        given = {name: number for name, number in numbers.items() if number is not None}
+        return {"kind": self.kind, **given, **({"relative": True} if self.relative else {})}
 
 
 @dataclass(frozen=True)
 class Reward:
-    """The posterior of one reward: `score` is the mean less the penalty, `model` the fingerprint of what gave it."""
+    """The posterior of one reward.
+
+    `contraction` is the share of the prior variance that the preference pairs removed, `score` the mean less the penalty, `novelty` the
+    percentile of 1 - contraction among the held-out answers and `variance_percentile` that of the variance. `model` is the fingerprint
+    of the model that answered, `penalty` the penalty as the service applied it. What is not known is None.
+    """
 
     index: int
     id: Optional[str]
     mean: float
     variance: Optional[float]
     std: Optional[float]
+    contraction: Optional[float]
     score: float
     novelty: Optional[float]
+    variance_percentile: Optional[float]
     novel: Optional[bool]
     tokens: int
     truncated: bool
     model: Optional[str] = None
+    penalty: Optional[Penalty] = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two answers: the mean and the variance of `a` less `b`, and the probability that `a` is preferred."""
+    """Two answers: mean, variance and contraction of `a` less `b`, and the probability that `a` is preferred.
+
+    `contraction_difference` is None for equal answers, and without a posterior. `penalty` applies to the scores of `a` and `b`.
+    """
 
     mean_difference: float
     variance_difference: Optional[float]
+    contraction_difference: Optional[float]
     covariance: Optional[float]
     preference_probability: float
     a: Reward
     b: Reward
+    penalty: Optional[Penalty] = None
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """A candidate in its place; what was not computed is None."""
+    """A candidate in its place; what was not computed is None.
+
+    `contraction_relative`, `probability_best` and `expected_regret` are there in a report of all. The first is the contraction of the
+    difference to the mean of all candidates. `probability_best` is information, not advice: as a rule for choosing it was worse than the
+    mean (docs/study.md).
+    """
 
     index: int
     mean: float
     variance: Optional[float]
     std: Optional[float]
+    contraction: Optional[float]
+    contraction_relative: Optional[float]
     score: Optional[float]
     novelty: Optional[float]
+    variance_percentile: Optional[float]
     novel: Optional[bool]
     probability_best: Optional[float]
     expected_regret: Optional[float]
@@ -102,6 +141,7 @@ class Choice:
     variances_computed: int
     thompson: Optional[int]
     covariance: Optional[list[list[float]]]
+    penalty: Optional[Penalty] = None
 
 
 class Client:
@@ -125,6 +165,7 @@ class Client:
                 truncation: Optional[str] = None, model: Optional[str] = None) -> list[Reward]:
         """Scores items, in requests of `batch_size` each; rewards come in the order of the items.
 
+        Without a `penalty` the service applies the rule that is stored in the adapter, or else one standard deviation.
         Where the model is replaced in between, those of later requests have another `model`.
         """
         body = self._body(model, penalty, truncation, variance=variance)
@@ -132,7 +173,8 @@ class Client:
         for batch in _batches(items, self.batch_size):
             reply, by = self._answer("POST", "/v1/rewards", {**body, "items": batch})
             start = len(rewards)
-            rewards += [_reward(start, data, by) for data in reply["data"]]
+            applied = _penalty(reply)
+            rewards += [_reward(start, data, by, applied) for data in reply["data"]]
         return rewards
 
     def compare(self, prompt: Answer, a: Answer, b: Answer, *, penalty: Optional[Penalty] = None,
@@ -140,8 +182,10 @@ class Client:
         """Two answers to a prompt, each text or messages, beside each other."""
         body = self._body(model, penalty, truncation, prompt=prompt, a=a, b=b)
         reply, by = self._answer("POST", "/v1/compare", body)
-        return Comparison(**{name: _reward(0, reply[name], by) if name in ("a", "b") else reply[name]
-                             for name in Comparison.__dataclass_fields__})
+        applied = _penalty(reply)
+        known = {name: reply.get(name) for name in Comparison.__dataclass_fields__}
+        both = {name: _reward(0, reply[name], by, applied) for name in ("a", "b")}
+        return Comparison(**{**known, **both, "penalty": applied})
 
     def best_of_n(self, prompt: Answer, responses: Sequence[Answer], *, penalty: Optional[Penalty] = None,
                   top: Optional[int] = None, report: str = "best", seed: Optional[int] = None,
@@ -155,7 +199,7 @@ class Client:
                    for ranked in reply["ranking"]]
         drawn = reply.get("thompson")
         return Choice(reply["best"], ranking, reply["variances_computed"], drawn and drawn["index"],
-                      reply.get("covariance"))
+                      reply.get("covariance"), _penalty(reply))
 
     def models(self) -> list[dict[str, Any]]:
         """The models that are served."""
@@ -243,9 +287,15 @@ def _refusal(error: urllib.error.HTTPError) -> RewardenError:
     return overloaded
 
 
-def _reward(start: int, data: Mapping[str, Any], by: Optional[str]) -> Reward:
+def _reward(start: int, data: Mapping[str, Any], by: Optional[str], penalty: Optional[Penalty]) -> Reward:
     known = {name: data.get(name) for name in Reward.__dataclass_fields__}
-    return Reward(**{**known, "index": start + data["index"], "model": by})
+    return Reward(**{**known, "index": start + data["index"], "model": by, "penalty": penalty})
+
+
+def _penalty(reply: Mapping[str, Any]) -> Optional[Penalty]:
+    """Returns the penalty that a reply echoes; None from a service that echoes none."""
+    echoed = reply.get("penalty")
+    return echoed and Penalty(**{name: echoed[name] for name in Penalty.__dataclass_fields__ if name in echoed})
 
 
 def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

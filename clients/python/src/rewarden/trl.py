@@ -10,7 +10,8 @@ def reward_func(client: Client, *, penalty: Optional[Penalty] = None, truncation
                 name: str = "rewarden") -> Callable[..., list[float]]:
     """A function of `prompts` and `completions`, standard or conversational, that returns conservative scores.
 
-    Without a posterior, or with `Penalty("none")`, these are the means. What is too long is cut within its last message; with
+    Without a `penalty` the adapter's stored rule applies, or else one standard deviation. Without a posterior, or with
+    `Penalty("none")`, the scores are the means. What is too long is cut within its last message; with
     `truncation=None` it is an error.
     """
 
