@@ -13,6 +13,7 @@
 //! | [`selection`] | how often each rule picks the good answer among bad ones, and which rule to recommend |
 //! | [`best_of_n`] | what the chosen answer is worth, by the size of the pool |
 //! | [`over_optimisation`] | whether a proxy is followed too far, and which penalty prevents it |
+//! | [`verdicts`] | the pairs that can be decided at a promised error rate, and what became of the promise |
 //! | [`stability`] | where a variance lies among those seen at fitting, and how far many have moved |
 //! | [`spread`] | mean and quantiles |
 //! | [`bootstrap`] | intervals of any of these |
