@@ -27,7 +27,8 @@
 //!
 //! Without monotone R_j, condition on all confidences. The shares are then constants, and w_j is a sum of independent
 //! Bernoulli variables. If their mean is above alpha, P(w_j <= k) is at most P(Binomial(n_j, alpha) <= k) for
-//! k <= n_j alpha - 1 (Hoeffding, 1956), as every k that rejects is. The same count of first false rejections holds for their mean error rates.
+//! k <= n_j alpha - 1 (Hoeffding, 1956), as every k that rejects is. The same sum over first false rejections then
+//! holds for hypotheses about the mean error rate of pairs with these confidences.
 
 use std::iter::successors;
 
