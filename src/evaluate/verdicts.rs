@@ -2,7 +2,7 @@
 //!
 //! A rule decides the pairs whose confidence is at least a threshold, and abstains from the others. [`calibrate`] chooses
 //! the confidence measure and the threshold on held-out pairs by Learn then Test (Angelopoulos et al., 2021,
-//! arXiv 2110.01052). [`sequence`] states the tests.
+//! arXiv 2110.01052). `verdicts/sequence.rs` states the tests and their proof.
 //!
 //! **Guarantee.** The held-out pairs are drawn independently from one population. With probability at least 1 - [`DELTA`]
 //! over that draw, at most a share `error_rate` of the verdicts on pairs of the same population is wrong. This assumes

@@ -8,15 +8,16 @@
 //! | alpha, the allowed error rate | `error_rate` |
 //! | p_j = P(Binomial(n_j, alpha) <= w_j) | [`binomial_tail`] |
 //! | b_j, the significance level of test j | `budget` |
-//! | m_1 < m_2 < ..., counts of pairs | [`starts`] |
+//! | m_1, ..., m_5, counts of pairs | [`starts`] |
 //!
 //! H_j says that the error rate R_j at threshold t_j is above alpha. The fallback procedure (Wiens, 2003; Wiens and
 //! Dmitrienko, 2005) tests H_1, H_2, ... in order. Test j starts with its own share of delta, and adds b_(j-1) if H_(j-1)
 //! was rejected. It rejects H_j if p_j < b_j. With one share this is fixed-sequence testing.
 //!
-//! **Starts.** A strict threshold keeps so few pairs that no outcome rejects, and would end a fixed sequence. The first
-//! threshold that keeps at least m_1 pairs gets a share of delta: m_1 pairs without an error reject there. A good model
-//! makes some errors among m_1 pairs, so 2 m_1, 4 m_1 and 8 m_1 get equal shares. The starts read confidences, not labels.
+//! **Starts.** A strict threshold keeps so few pairs that no outcome rejects, and would end a fixed sequence. So delta is
+//! shared equally by the first thresholds that keep at least m_1, ..., m_5 pairs. m_1 pairs without an error reject at
+//! their share, and m_5 is the number of held-out pairs. The larger starts serve models that make some errors among their
+//! most confident verdicts too. Starts depend on confidences, not on labels.
 //!
 //! **Validity.** The thresholds are fixed numbers. Let H_a be the strictest true hypothesis, and suppose that R_j does not
 //! fall with j. Then every H_j with j >= a is true. The pairs between t_(j-1) and t_j have an error rate of at least R_j
@@ -26,14 +27,15 @@
 //!
 //! Without monotone R_j, condition on all confidences. The shares are then constants, and w_j is a sum of independent
 //! Bernoulli variables. If their mean is above alpha, P(w_j <= k) is at most P(Binomial(n_j, alpha) <= k) for
-//! k <= n_j alpha - 1 (Hoeffding, 1956), as every k that rejects is. The same count of first false rejections holds for their mean error rates.
+//! k <= n_j alpha - 1 (Hoeffding, 1956), as every k that rejects is. The same sum over first false rejections then
+//! holds for hypotheses about the mean error rate of pairs with these confidences.
 
 use std::iter::successors;
 
 use super::Confidence;
 
-/// Starts of the sequence, at most.
-const STARTS: usize = 4;
+/// Starts of the sequence.
+const STARTS: usize = 5;
 
 /// Thresholds per unit of confidence.
 const STEPS: usize = 1000;
@@ -57,7 +59,7 @@ pub(super) fn loosest(
 ) -> Option<Selected> {
     let counts = counts(confidence, measured);
     let starts = starts(counts.last()?.decided, error_rate, delta);
-    let share = delta / starts.len().max(1) as f64;
+    let share = delta / STARTS as f64;
     let (mut before, mut budget, mut loosest) = (0, 0.0, None);
     for selected in counts {
         let started = starts.iter().filter(|m| before < **m && **m <= selected.decided).count();
@@ -96,12 +98,13 @@ fn grid(confidence: Confidence) -> impl Iterator<Item = f64> {
     (lowest..STEPS).rev().map(|step| step as f64 / STEPS as f64)
 }
 
-/// m, 2 m, 4 m, ...: as many counts as fit into `pairs`, where m pairs without an error reject at their share of delta.
+/// [`STARTS`] counts in geometric progression, from the fewest pairs that reject without an error to all `pairs`; none if
+/// there are fewer pairs than that.
 fn starts(pairs: usize, error_rate: f64, delta: f64) -> Vec<usize> {
-    let least = |count: usize| ((delta / count as f64).ln() / (-error_rate).ln_1p()).ceil() as usize;
-    let doubled = |count: usize| successors(Some(least(count)), |m| Some(2 * m)).take(count);
-    let fits = |count: &usize| doubled(*count).all(|m| m <= pairs);
-    (1..=STARTS).rev().find(fits).map_or_else(Vec::new, |count| doubled(count).collect())
+    let least = ((delta / STARTS as f64).ln() / (-error_rate).ln_1p()).ceil();
+    let ratio = pairs as f64 / least;
+    let start = |i: usize| (least * ratio.powf(i as f64 / (STARTS - 1) as f64)).round() as usize;
+    if ratio < 1.0 { Vec::new() } else { (0..STARTS).map(start).collect() }
 }
 
 /// P(Binomial(n, p) <= k) for 0 < p < 1, exact up to rounding.
@@ -162,14 +165,12 @@ mod tests {
     }
 
     #[test]
-    fn starts_double_from_the_fewest_pairs_that_can_reject() {
-        for (pairs, want) in
-            [(28, vec![]), (29, vec![29]), (72, vec![36, 72]), (1000, vec![42, 84, 168, 336])]
-        {
-            assert_eq!(starts(pairs, 0.1, 0.05), want, "{pairs}");
-        }
-        let [m, ..] = starts(1000, 0.1, 0.05)[..] else { panic!() };
-        assert!(binomial_tail(m, 0, 0.1) <= 0.05 / 4.0 && binomial_tail(m - 1, 0, 0.1) > 0.05 / 4.0);
+    fn starts_go_from_the_fewest_pairs_that_can_reject_to_all() {
+        assert!(starts(43, 0.1, 0.05).is_empty());
+        assert_eq!(starts(44, 0.1, 0.05), [44; STARTS]);
+        assert_eq!(starts(4400, 0.1, 0.05), [44, 139, 440, 1391, 4400]);
+        let share = 0.05 / STARTS as f64;
+        assert!(binomial_tail(44, 0, 0.1) < share && binomial_tail(43, 0, 0.1) > share);
     }
 
     #[test]
