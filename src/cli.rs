@@ -12,6 +12,7 @@ use std::ffi::OsString;
 
 mod access;
 pub mod bench;
+mod constructed;
 pub mod device;
 mod evaluate;
 pub mod fit;

@@ -1,6 +1,7 @@
 //! `rewarden fit`: the Laplace posterior of an adapter, from preference pairs.
 
 use super::{
+    constructed::ConstructedArgs,
     evaluate::selection::{Benchmark, Injection},
     model::{ModelArgs, Opened},
     output::write_stdout,
@@ -67,6 +68,8 @@ pub struct Fit {
     /// Fits to this many pairs, drawn by `--seed`
     #[arg(long, value_name = "PAIRS", env = "REWARDEN_MAX_PAIRS")]
     max_pairs: Option<usize>,
+    #[command(flatten)]
+    constructed: ConstructedArgs,
     /// Pairs that are not fitted to: their uncertainties are stored as quantiles (novelty), with the spread and a low quantile of their
     /// rewards (penalties) and their verdicts (`error_rate`)
     #[arg(long, value_name = "FILE", env = "REWARDEN_HELD_OUT")]
@@ -134,9 +137,7 @@ impl Fit {
             tracing::warn!("the evidence holds the prior precision of {kind} at its bound");
         }
         let measured = match &work.held_out {
-            Some(pairs) => {
-                Some(held_out::measure(&opened.model, &fitted.posterior, &pairs.examples, self.batch_tokens)?)
-            }
+            Some(pairs) => Some(self.measure(&opened, &fitted, pairs)?),
             None => None,
         };
         let config = self.config(&work, &fitted, measured)?;
@@ -148,6 +149,7 @@ impl Fit {
     }
 
     fn check(&self) -> Result<()> {
+        self.constructed.check()?;
         if self.max_pairs == Some(0) {
             return Err(Error::Usage("--max-pairs: 0 leaves nothing to fit to".into()));
         }
@@ -173,6 +175,7 @@ impl Fit {
             pairs.shuffle(&mut rand_chacha::ChaCha8Rng::seed_from_u64(self.seed));
             pairs.truncate(count);
         }
+        pairs.extend(self.constructed.pairs(&pairs, self.seed));
         let held_out = match &self.held_out {
             Some(path) => {
                 let encoded = self.pairs.encode_some(read_pairs(path)?, &opened.base.reader());

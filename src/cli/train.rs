@@ -1,9 +1,10 @@
 //! `rewarden train`: a LoRA adapter and a reward head from preference pairs.
 
 use super::{
+    constructed::ConstructedArgs,
     model::BaseArgs,
     output::write_stdout,
-    pairs::{Encoded, PairArgs, of_sources},
+    pairs::{Encoded, PairArgs},
     place::Place,
     progress::{Progress, Unit},
     stop,
@@ -20,7 +21,7 @@ use crate::{
     train::{
         Example,
         checkpoint::{Record, Store},
-        constructed,
+        constructed::Construction,
         plan::Plan,
         run::{Outcome, Run, measure, recent_loss},
     },
@@ -57,6 +58,8 @@ pub struct Train {
     lora: LoraArgs,
     #[command(flatten)]
     options: OptionArgs,
+    #[command(flatten)]
+    constructed: ConstructedArgs,
 }
 
 /// What there is to train on, and to measure on at the end.
@@ -69,6 +72,7 @@ impl Train {
     /// Trains and writes the adapter; what is interrupted is an error, and leaves its checkpoint.
     pub fn run(self) -> Result<()> {
         self.options.check()?;
+        self.constructed.check()?;
         let first_seed = self.first_seed()?;
         let base = self.base.open()?;
         let data = self.data(&base)?;
@@ -163,10 +167,7 @@ impl Train {
                 format!("--holdout: {share} holds out all of {count} pairs, none is left to train on");
             return Err(Error::Usage(message));
         }
-        let count = (options.constructed * train.len() as f64).round() as usize;
-        let usable = |pair: &&Pair| !of_sources(pair, &options.constructed_exclude_source);
-        let from: Vec<&Pair> = train.iter().filter(usable).collect();
-        train.extend(constructed::pairs(&from, &options.constructed_kinds, count, options.seed));
+        train.extend(self.constructed.pairs(&train, options.seed));
         let held_out = self.pairs.encode(held_out, &base.reader())?;
         Ok(Data { train: self.pairs.encode_some(train, &base.reader())?, held_out })
     }
@@ -186,8 +187,9 @@ impl Train {
             "targets": spec.targets.iter().map(|target| target.name()).collect::<Vec<_>>(),
             "started_from": self.adapter.as_ref().map(Place::given), "epochs": o.epochs, "learning_rate": o.learning_rate, "warm_up": o.warm_up,
             "batch_size": o.batch_size, "max_tokens": o.max_tokens, "weight_decay": o.weight_decay,
-            "max_gradient_norm": o.max_gradient_norm, "centring": o.centring, "constructed": o.constructed,
-            "constructed_exclude_source": o.constructed_exclude_source,
+            "max_gradient_norm": o.max_gradient_norm, "centring": o.centring, "constructed": self.constructed.share,
+            "constructed_kinds": self.constructed.kinds.iter().map(Construction::name).collect::<Vec<_>>(),
+            "constructed_exclude_source": self.constructed.exclude_source,
             "pairs": train.examples.len(), "skipped": train.skipped, "truncated": train.truncated,
             "steps": outcome.records.len(), "tokens": outcome.records.last().map_or(0, |record| record.tokens),
             "first_loss": outcome.records.first().map(|record| record.loss), "last_loss": recent_loss(&outcome.records),

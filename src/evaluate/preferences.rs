@@ -184,7 +184,8 @@ mod tests {
         // The tie, at logit 0, comes last.
         assert_eq!(map.auroc.unwrap().area, 1.0);
         assert!(map.areas.unwrap().excess > 0.0);
-        let all_right = Preferences { logits: vec![1.0, 2.0], variances: None, contractions: vec![None; 2] }.judge(&["a", "a"]);
+        let all_right = Preferences { logits: vec![1.0, 2.0], variances: None, contractions: vec![None; 2] }
+            .judge(&["a", "a"]);
         assert_eq!(all_right.risk_coverage["map"].auroc, None);
     }
 }

@@ -197,7 +197,8 @@ pub async fn compare(
     // Products of many long vectors take a while.
     let data = off_runtime(move || {
         let both = embeddings.into_iter().zip(rewards).zip(ids).enumerate();
-        let comparison = |(index, ((pool, rewards), id))| Comparison::new(index, id, rewards, pool, abstention);
+        let comparison =
+            |(index, ((pool, rewards), id))| Comparison::new(index, id, rewards, pool, abstention);
         both.map(comparison).collect()
     });
     let reply = CompareResponse::new(

@@ -8,6 +8,7 @@ use crate::{
     item::{Input, Message},
     shift::words::{gibberish, nearest, repeated, shuffled},
 };
+use clap::ValueEnum;
 use rand::{Rng, SeedableRng, seq::IndexedRandom};
 
 mod phrases;
@@ -53,6 +54,11 @@ const EVASIONS: [&str; 9] = [
 ];
 
 impl Construction {
+    /// Returns the name, as flags write it.
+    pub fn name(&self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
     /// How often it is drawn, beside the others: the answers that people mistake for good ones most.
     fn weight(self) -> usize {
         match self {
@@ -145,7 +151,6 @@ fn off_topic(source: &Source, sources: &[Source], rng: &mut impl Rng) -> Option<
 mod tests {
     use super::*;
     use crate::data::pairs::Record;
-    use clap::ValueEnum;
 
     /// Pairs whose answers differ in words and in length.
     fn data() -> Vec<Pair> {

@@ -182,7 +182,8 @@ async fn a_relative_penalty_leaves_out_what_all_share() {
     let centre: Vec<f64> = (0..features).map(centre).collect();
     let relative =
         |e: &Embedding| e.vector.iter().zip(&centre).map(|(y, c)| (f64::from(*y) - c).powi(2)).sum::<f64>();
-    let prior_centre = |k: usize| embeddings.iter().map(|e| f64::from(e.prior[k])).sum::<f64>() / COUNT as f64;
+    let prior_centre =
+        |k: usize| embeddings.iter().map(|e| f64::from(e.prior[k])).sum::<f64>() / COUNT as f64;
     let prior_centre: Vec<f64> = (0..embeddings[0].prior.len()).map(prior_centre).collect();
     let uncontracted = |e: &Embedding| {
         let both = e.prior.iter().zip(&prior_centre);

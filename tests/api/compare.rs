@@ -69,7 +69,13 @@ async fn every_two_are_as_by_brute_force() {
     }
     let pair =
         service.asked("/v1/compare", &json!({"prompt": PROMPT, "a": ANSWERS[0], "b": ANSWERS[1]})).await;
-    for name in ["mean_difference", "variance_difference", "preference_probability", "covariance", "contraction_difference"] {
+    for name in [
+        "mean_difference",
+        "variance_difference",
+        "preference_probability",
+        "covariance",
+        "contraction_difference",
+    ] {
         assert_close(number(&pair[name]), number(&body[name][0][1]), name);
     }
     assert_eq!(

@@ -90,13 +90,21 @@ async fn penalties_read_what_the_fit_stored_and_are_echoed() {
     let table = [
         (json!(null), json!({"kind": "std", "k": 1.0}), 1.2 - 2.0),
         (json!({"kind": "contraction"}), json!({"kind": "contraction", "k": 4.0}), contracted(4.0, 0.25)),
-        (json!({"kind": "contraction", "k": 2}), json!({"kind": "contraction", "k": 2.0}), contracted(2.0, 0.25)),
+        (
+            json!({"kind": "contraction", "k": 2}),
+            json!({"kind": "contraction", "k": 2.0}),
+            contracted(2.0, 0.25),
+        ),
         (
             json!({"kind": "contraction", "k": 2, "above": 0.9}),
             json!({"kind": "contraction", "k": 2.0, "above": 0.9}),
             contracted(2.0, 0.125),
         ),
-        (json!({"kind": "std", "k": 2, "above": 0.9}), json!({"kind": "std", "k": 2.0, "above": 0.9}), 1.2 - 1.0),
+        (
+            json!({"kind": "std", "k": 2, "above": 0.9}),
+            json!({"kind": "std", "k": 2.0, "above": 0.9}),
+            1.2 - 1.0,
+        ),
         (json!({"kind": "shrink"}), json!({"kind": "shrink", "baseline": -1.0}), -1.0 + 0.75 * 2.2),
         (json!({"kind": "shrink", "baseline": 0}), json!({"kind": "shrink", "baseline": 0.0}), 0.75 * 1.2),
         (json!({"kind": "kl", "beta": 4}), json!({"kind": "kl", "beta": 4.0}), 1.2 - 0.5),
@@ -108,7 +116,8 @@ async fn penalties_read_what_the_fit_stored_and_are_echoed() {
         assert_eq!((status, &body["penalty"]), (200, &echoed), "{request}: {body}");
         let got = data(&body)[0]["score"].as_f64().unwrap();
         assert!((got - score).abs() < 1e-12, "{request}: {got}, not {score}");
-        let line = service.post("/v1/rewards/stream").json(&request).send().await.unwrap().text().await.unwrap();
+        let line =
+            service.post("/v1/rewards/stream").json(&request).send().await.unwrap().text().await.unwrap();
         let end: Value = serde_json::from_str(line.lines().last().unwrap()).unwrap();
         assert_eq!(end["penalty"], echoed);
     }
@@ -125,7 +134,10 @@ async fn the_stored_rule_is_the_default_and_gives_way_to_a_request() {
         (data(&body)[0]["score"].as_f64().unwrap(), body["penalty"].clone())
     };
     assert_eq!(score(json!({})).await, (1.2 - 8.0 * 0.5 * 0.25, json!({"kind": "contraction", "k": 8.0})));
-    assert_eq!(score(json!({"penalty": {"kind": "std"}})).await, (1.2 - 2.0, json!({"kind": "std", "k": 1.0})));
+    assert_eq!(
+        score(json!({"penalty": {"kind": "std"}})).await,
+        (1.2 - 2.0, json!({"kind": "std", "k": 1.0}))
+    );
     assert_eq!(score(json!({"variance": false})).await, (1.2, json!({"kind": "none"})));
     assert_eq!(score(json!({"model": "plain"})).await, (1.2, json!({"kind": "none"})));
     let request = json!({"prompt": "x", "responses": ["y", "z z"]});

@@ -26,8 +26,7 @@ async fn many_items_are_as_by_the_plain_route() {
     let mut lines = lines(&service, &json!({ "items": items })).await;
     let end = lines.pop().unwrap();
     assert_eq!(lines, *plain["data"].as_array().unwrap());
-    let want =
-        json!({"object": "end", "model": "bayes", "scored": 200, "refused": 0, "usage": plain["usage"], "penalty": plain["penalty"]});
+    let want = json!({"object": "end", "model": "bayes", "scored": 200, "refused": 0, "usage": plain["usage"], "penalty": plain["penalty"]});
     assert_eq!(end, want);
     assert_eq!(service.metric(r#"rewarden_reward_mean_count{model="bayes"}"#).await, 400.0);
 }

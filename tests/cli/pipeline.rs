@@ -37,10 +37,14 @@ fn three_commands_make_a_reward_model_with_uncertainty() {
         assert_eq!(quantiles("difference").len(), 13);
         let contractions = quantiles("contraction_single");
         assert_eq!((contractions.len(), quantiles("contraction_difference").len()), (13, 13));
-        let uncontracted: Vec<(f64, f64)> = contractions.iter().rev().map(|(p, c)| (1.0 - p, 1.0 - c)).collect();
+        let uncontracted: Vec<(f64, f64)> =
+            contractions.iter().rev().map(|(p, c)| (1.0 - p, 1.0 - c)).collect();
         let held_out = &report["held_out"];
         assert!(held_out["spread"].as_f64().unwrap() > 0.0 && held_out["baseline"].is_number(), "{held_out}");
-        assert_eq!(held_out["verdicts"].as_array().unwrap().len(), held_out["pairs"].as_u64().unwrap() as usize);
+        assert_eq!(
+            held_out["verdicts"].as_array().unwrap().len(),
+            held_out["pairs"].as_u64().unwrap() as usize
+        );
         let quantiles = quantiles("single");
         let scores = lines(&workspace.succeed("score --model base --adapter new --input inputs.jsonl"));
         for score in &scores {

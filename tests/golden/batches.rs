@@ -8,11 +8,7 @@ use rewarden::{
     model::{RewardModel, sink::Jacobians},
     nn::pack::Packed,
     posterior::Posterior,
-    score::{
-        Estimate, Score, Scorer, Sharing, Want,
-        penalty::Penalty,
-        with_variances,
-    },
+    score::{Estimate, Score, Scorer, Sharing, Want, penalty::Penalty, with_variances},
     text::TokenSeq,
 };
 use std::collections::BTreeMap;

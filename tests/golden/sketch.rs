@@ -13,10 +13,7 @@ use rewarden::{
         fit::{CurvatureKind, Rank},
     },
     score::{
-        Embed, Estimate, Score, Scorer, Sharing, Want,
-        ensemble::Ensemble,
-        penalty::Penalty,
-        with_variances,
+        Embed, Estimate, Score, Scorer, Sharing, Want, ensemble::Ensemble, penalty::Penalty, with_variances,
     },
     text::TokenSeq,
 };

@@ -119,12 +119,20 @@ impl Selection {
                 continue;
             }
             let pools = read_pools(path)?;
-            if let Some((line, _)) = pools.iter().find(|(_, pool)| pool.gold.is_none() && !self.first_is_good) {
+            if let Some((line, _)) = pools.iter().find(|(_, pool)| pool.gold.is_none() && !self.first_is_good)
+            {
                 let message = "gold: missing (hint: `--first-is-good` if the first response is the good one)";
                 return Err(crate::data::lines::at_line(path, *line, message));
             }
             let pools = pools.into_iter().map(|(_, pool)| pool).collect();
-            benchmark.add_pools(pools, self.answers, self.first_is_good, self.injection(), &self.pairs, &reader)?;
+            benchmark.add_pools(
+                pools,
+                self.answers,
+                self.first_is_good,
+                self.injection(),
+                &self.pairs,
+                &reader,
+            )?;
         }
         pairs.retain(|pair| !of_sources(pair, &self.pairs.exclude_source));
         pairs.shuffle(&mut ChaCha8Rng::seed_from_u64(self.seed));

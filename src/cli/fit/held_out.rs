@@ -13,9 +13,7 @@ use crate::{
         FitConfig, Form, Posterior,
         config::{HeldOut, Quantiles},
     },
-    score::{
-        Embed, Estimate, Scorer, Sharing, batched, penalty::Kind, rule::PenaltyRule, with_variances,
-    },
+    score::{Embed, Estimate, Scorer, Sharing, batched, penalty::Kind, rule::PenaltyRule, with_variances},
     text::TokenSeq,
     train::{Example, by_tokens},
 };

@@ -1,13 +1,10 @@
 //! The options of `rewarden train`, checked.
 
-use clap::ValueEnum;
-
 use crate::{
     Error, Result,
     model::{RewardModel, adapter::LoraSpec, site::Projection},
     train::{
         Trainer,
-        constructed::Construction,
         loss::Loss,
         optim::{AdamW, Schedule},
         plan::Limits,
@@ -61,15 +58,6 @@ pub(super) struct OptionArgs {
     /// Weight of (f(chosen) + f(rejected))^2 in the loss
     #[arg(long, default_value_t = 0.01, env = "REWARDEN_CENTRING")]
     pub(super) centring: f64,
-    /// Adds pairs whose rejected answer is evidently worse, made from the data's own texts: their number, as a share of the data
-    #[arg(long, default_value_t = 0.0, value_name = "SHARE", env = "REWARDEN_CONSTRUCTED")]
-    pub(super) constructed: f64,
-    /// Kinds of rejected answers in constructed pairs
-    #[arg(long, value_name = "KINDS", value_delimiter = ',', value_enum, default_values_t = Construction::value_variants().to_vec(), env = "REWARDEN_CONSTRUCTED_KINDS")]
-    pub(super) constructed_kinds: Vec<Construction>,
-    /// Makes no such pairs from this `source`, where an evasion may be the better answer; repeatable
-    #[arg(long, value_name = "NAME", env = "REWARDEN_CONSTRUCTED_EXCLUDE_SOURCE", value_delimiter = ',')]
-    pub(super) constructed_exclude_source: Vec<String>,
     /// Share of the prompts that is kept out of the training and measured at the end
     #[arg(long, default_value_t = 0.05, value_name = "SHARE", env = "REWARDEN_HOLDOUT")]
     pub(super) holdout: f64,
@@ -110,7 +98,6 @@ impl OptionArgs {
             ("--weight-decay", self.weight_decay, share(self.weight_decay)),
             ("--max-gradient-norm", self.max_gradient_norm, positive(self.max_gradient_norm)),
             ("--centring", self.centring, self.centring.is_finite() && self.centring >= 0.0),
-            ("--constructed", self.constructed, (0.0..=10.0).contains(&self.constructed)),
             ("--holdout", self.holdout, share(self.holdout)),
         ];
         match table.iter().find(|(_, _, valid)| !valid) {

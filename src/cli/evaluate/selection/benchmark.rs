@@ -10,7 +10,7 @@ use crate::{
     evaluate::selection::{
         RulePairs, ScoredAnswer, ScoredPair, ScoredPrompt, SelectionReport, choose, harm, report,
     },
-    item::{Input, Item},
+    item::{Input, Item, Message},
     score::{
         Embed,
         penalty::Penalty,
@@ -80,7 +80,7 @@ impl Benchmark {
         self.too_long += encoded.skipped;
         let both = encoded.pairs.iter().zip(&encoded.examples);
         self.pairs.extend(both.map(|(pair, example)| Prompt {
-            key: pair.prompt.as_ref().map_or_else(|| format!("{:?}", pair.chosen), |prompt| format!("{prompt:?}")),
+            key: pair.prompt.as_ref().map_or_else(|| format!("{:?}", pair.chosen), |prompt| text_of(prompt)),
             sequences: vec![example.chosen.clone(), example.rejected.clone()],
             answers: Vec::new(),
             good: Some(0),
@@ -105,7 +105,7 @@ impl Benchmark {
             }
         }
         for (answered, injected) in good.iter().zip(inject(&good, injection.seed)) {
-            let mut prompt = Prompt::new(format!("{:?}", answered.prompt));
+            let mut prompt = Prompt::new(text_of(&answered.prompt));
             self.add(&mut prompt, &answered.clone().into(), ScoredAnswer::default(), args, reader)?;
             prompt.good = Some(0);
             self.add_injected(&mut prompt, answered, injected, args, reader)?;
@@ -126,13 +126,15 @@ impl Benchmark {
     ) -> Result<()> {
         let mut firsts = Vec::new();
         for pool in pools {
-            let mut prompt = Prompt::new(format!("{:?}", pool.prompt));
+            let mut prompt = Prompt::new(String::new());
             for (at, response) in pool.responses.iter().take(most).enumerate() {
                 let (asked, response) = (Some(pool.prompt.clone()), Some(response.clone()));
                 let input = Item::<String> { prompt: asked, response, ..Item::default() }.parse()?;
                 let gold = pool.gold.as_ref().map(|gold| gold[at]);
-                let was_there = self.add(&mut prompt, &input, ScoredAnswer { kind: None, gold }, args, reader)?;
+                let was_there =
+                    self.add(&mut prompt, &input, ScoredAnswer { kind: None, gold }, args, reader)?;
                 if at == 0 {
+                    prompt.key = Answered::of(&input).map(|first| text_of(&first.prompt)).unwrap_or_default();
                     prompt.good = (first_is_good && was_there).then_some(0);
                     firsts.push(Answered::of(&input));
                 }
@@ -235,6 +237,11 @@ impl Prompt {
             uncertainties: MEASURES.iter().map(|(_, measure)| seen.iter().map(measure).collect()).collect(),
         }
     }
+}
+
+/// The text of a conversation, by whose hash a prompt belongs to a half: the messages' texts, a line feed between them.
+fn text_of(prompt: &[Message]) -> String {
+    prompt.iter().map(|message| message.content.text()).collect::<Vec<_>>().join("\n")
 }
 
 fn score((penalty, rule): &(Penalty, PenaltyRule), seen: &Seen) -> f64 {
