@@ -13,4 +13,5 @@ mod malformed;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod pipeline;
+mod selection;
 mod serve;
