@@ -171,7 +171,7 @@ mod tests {
         let expected = |mean, variance| Expected::new(1, mean, Some(variance)).unwrap();
         let mut errors = Errors { mean: 0.0, variance: Some(0.0) };
         for (mean, variance) in [(1.0, 4.0), (1.5, 3.0), (1.0, 4.0)] {
-            errors.add(&expected(1.0, 4.0), Estimate { mean, variance: Some(variance) });
+            errors.add(&expected(1.0, 4.0), Estimate::of_variances(mean, variance, 9.0));
         }
         assert_eq!(errors, Errors { mean: 0.5, variance: Some(0.25) });
         assert!(errors.within(0.5) && !errors.within(0.49) && !errors.within(f64::NAN));
@@ -182,7 +182,7 @@ mod tests {
         for order in [[1.0, f64::NAN, 1.0], [f64::NAN, 1.0, 1.0], [1.0, 1.0, f64::NAN]] {
             let mut errors = Errors { mean: 0.0, variance: None };
             for mean in order {
-                errors.add(&Expected::new(1, 1.0, None).unwrap(), Estimate { mean, variance: None });
+                errors.add(&Expected::new(1, 1.0, None).unwrap(), Estimate::of_mean(mean));
             }
             assert!(errors.mean.is_nan() && !errors.within(f64::INFINITY), "{order:?}");
         }

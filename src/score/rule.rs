@@ -95,7 +95,7 @@ impl PenaltyRule {
                 (Penalty::Shrink { baseline }, Self { baseline: Some(baseline), ..resolved })
             }
             Kind::Kl => {
-                let beta = beta.ok_or_else(|| Error::field("penalty.beta", "needed by the kind `kl`"))?;
+                let beta = beta.ok_or_else(no_beta)?;
                 (Penalty::Kl { beta }, Self { beta: Some(beta), ..resolved })
             }
         })
@@ -119,6 +119,9 @@ impl PenaltyRule {
                 format!("the kind `{kind}` does not read it"),
             ));
         }
+        if kind == Kind::Kl && beta.is_none() {
+            return Err(no_beta());
+        }
         if relative && above.is_some() {
             return Err(Error::field(
                 "penalty.above",
@@ -138,6 +141,10 @@ impl PenaltyRule {
         }
         Ok(())
     }
+}
+
+fn no_beta() -> Error {
+    Error::field("penalty.beta", "needed by the kind `kl`")
 }
 
 /// The value at a probability, linear between quantiles given as (probability, value); `None` without quantiles.

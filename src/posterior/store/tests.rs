@@ -12,13 +12,15 @@ use tempfile::TempDir;
 
 use crate::{
     Error,
+    evaluate::verdicts::Verdict,
     model::head::Outputs,
     nn::check::{random, values},
     posterior::{
         BlockKind, FitConfig, Posterior, Target,
-        config::{Base, Quantiles},
+        config::{Base, HeldOut, Quantiles},
         fit::{Curvature, CurvatureKind, Factors, HeadFactor, Rank, kfac},
     },
+    score::{penalty::Kind, rule::PenaltyRule},
 };
 
 const A: &str = "base_model.model.layers.0.q_proj.lora_A";
@@ -52,7 +54,20 @@ fn config() -> FitConfig {
         adapter_sha256: Some("aa01".into()),
         template_sha256: Some("bb02".into()),
         base: Some(Base { name: "modèle".into(), layers: 1, hidden_size: 6, vocabulary: 10 }),
-        quantiles: Some(Quantiles { single: vec![(0.5, 1.5)], difference: vec![(0.5, 0.1), (0.9, 0.7)] }),
+        quantiles: Some(Quantiles {
+            single: vec![(0.5, 1.5)],
+            difference: vec![(0.5, 0.1), (0.9, 0.7)],
+            contraction_single: vec![(0.5, 0.25)],
+            contraction_difference: vec![(0.5, 0.125), (0.9, 0.5)],
+        }),
+        held_out: Some(HeldOut {
+            pairs: 2,
+            spread: Some(0.5),
+            baseline: Some(-1.5),
+            k: Some(4.0),
+            penalty: Some(PenaltyRule { k: Some(4.0), ..PenaltyRule::of(Kind::Contraction) }),
+            verdicts: vec![Verdict::new(1.5, Some(0.25)), Verdict::new(-0.5, None)],
+        }),
         left_out: vec!["base_model.model.layers.1.q_proj.lora_A".into()],
         version: Some("0.1.0".into()),
     }
@@ -154,6 +169,10 @@ impl Draft {
         self.put(block, field, &Tensor::full(value, shape, &Device::Cpu).unwrap());
     }
 
+    fn held_out(&mut self, entries: &str) {
+        self.metadata.insert("config".into(), format!(r#"{{"held_out": {{{entries}}}}}"#));
+    }
+
     fn quantiles(&mut self, single: &str) {
         self.metadata.insert("config".into(), format!(r#"{{"quantiles": {{"single": {single}}}}}"#));
     }
@@ -220,6 +239,17 @@ fn each_malformed_file_gives_one_clear_message() {
         (|d| drop(d.metadata.insert("config".into(), "{".into())), "metadata `config`: EOF while parsing"),
         (|d| d.quantiles("[[0.5, 2], [0.9, 1]]"), "metadata `config`: quantiles.single: must rise"),
         (|d| d.quantiles("[[0.5, 1], [0.4, 2]]"), "metadata `config`: quantiles.single: must rise"),
+        (|d| d.held_out(r#""spread": -1"#), "metadata `config`: held_out.spread: out of range"),
+        (|d| d.held_out(r#""k": -1"#), "metadata `config`: held_out.k: out of range"),
+        (|d| d.held_out(r#""penalty": {"kind": "kl"}"#), "metadata `config`: held_out.penalty.beta: needed"),
+        (
+            |d| d.held_out(r#""verdicts": [[1.5, null, true]]"#),
+            "metadata `config`: held_out.verdicts: probability",
+        ),
+        (
+            |d| d.held_out(r#""penalty": {"kind": "std", "relative": true}"#),
+            "metadata `config`: held_out.penalty.relative",
+        ),
         (|d| d.quantiles("[[0.5, -1]]"), "metadata `config`: quantiles.single: must rise"),
         (|d| d.quantiles("[[1.5, 1]]"), "metadata `config`: quantiles.single: must rise"),
         (|d| d.remove(A, "curvature"), "lora_A.curvature: missing"),
