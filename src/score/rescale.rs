@@ -179,8 +179,13 @@ mod tests {
         ] {
             let among = Selected::among(estimates.clone(), penalty).unwrap();
             let selected = rescaled.best_of(&all, penalty, 1).unwrap();
-            assert_eq!((selected.index, selected.rated), (among.index, among.rated), "{penalty:?}");
+            assert_eq!(
+                (selected.index, selected.rated.score),
+                (among.index, among.rated.score),
+                "{penalty:?}"
+            );
             if penalty.needs_variance() {
+                assert_eq!(selected.rated, among.rated);
                 assert_eq!(selected.known, estimates);
             }
         }

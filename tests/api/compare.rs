@@ -1,6 +1,7 @@
 //! `POST /v1/compare`: numbers against brute force, shapes, and what is refused.
 
 use rewarden::{
+    evaluate::verdicts::Verdict,
     item::{Input, Message},
     score::{Embed, Embedding, Want},
     text::{Limit, TokenSeq},
@@ -169,4 +170,35 @@ async fn what_is_wrong_is_named() {
         assert_eq!((got, &body["error"]["param"]), (status, &json!(param)), "{request}: {body}");
     }
     assert!(service.batches.lock().unwrap().is_empty(), "nothing that is refused costs compute");
+}
+
+#[tokio::test]
+async fn a_verdict_is_given_where_the_held_out_pairs_promise_it() {
+    // Of two hundred pairs the surer half is always right, and the other half as often wrong.
+    let verdict = |at: usize| match at % 2 {
+        0 => Verdict::new(2.0 + at as f64 / 100.0, Some(0.5)),
+        _ => Verdict::new(if at % 4 == 1 { 0.1 } else { -0.1 }, Some(0.5)),
+    };
+    let setup = Setup { verdicts: (0..200).map(verdict).collect(), ..Setup::default() };
+    let service = Service::ready_with(setup).await;
+    let decided = async |a: &str, rate: f64| {
+        let request = json!({"prompt": "x", "a": a, "b": "x", "error_rate": rate});
+        service.asked("/v1/compare", &request).await["decided"].clone()
+    };
+    // z z z z z z z is 3.2 above x, and w 0.1 below it.
+    assert_eq!(decided("z z z z z z z z z z z", 0.1).await, json!(true));
+    assert_eq!(decided("y", 0.1).await, json!(false));
+    assert_eq!(decided("z z z z z z z z z z z", 0.001).await, json!(false), "too few pairs to promise this");
+    let matrix = json!({"prompt": "x", "responses": ["y", "x", "z z z z z z z z z z z"], "error_rate": 0.1});
+    let matrix = service.asked("/v1/compare", &matrix).await;
+    assert_eq!((&matrix["decided"][0][0], &matrix["decided"][1][2]), (&json!(false), &json!(true)));
+    let plain = service.asked("/v1/compare", &json!({"prompt": "x", "a": "y", "b": "x"})).await;
+    assert_eq!(plain.get("decided"), None);
+    for (rate, model) in [(0.5, "bayes"), (0.0, "bayes"), (0.1, "plain")] {
+        let request = json!({"prompt": "x", "a": "y", "b": "x", "error_rate": rate, "model": model});
+        let answer = service.post("/v1/compare").json(&request).send().await.unwrap();
+        assert_eq!(answer.status(), 422, "{rate} {model}");
+        let body: Value = answer.json().await.unwrap();
+        assert_eq!(body["error"]["param"], "error_rate", "{body}");
+    }
 }

@@ -19,6 +19,7 @@ use rewarden::{
         Engine,
         registry::{Model, Served},
     },
+    evaluate::verdicts::Verdict,
     http::{
         self, App, Sockets,
         adapters::{Adapters, Loaded},
@@ -54,6 +55,8 @@ pub struct Setup {
     pub quantiles: Vec<(f64, f64)>,
     /// What penalties of `bayes` read.
     pub calibration: Option<Calibration>,
+    /// Verdicts of held-out pairs of `bayes`.
+    pub verdicts: Vec<Verdict>,
     /// Whether the models fail whatever they are given.
     pub broken: bool,
     pub tls: Option<Tls>,
@@ -299,13 +302,15 @@ impl Service {
     }
 
     pub async fn start(setup: Setup) -> Self {
-        let Setup { engine, http, hold, quantiles, calibration, broken, tls, apart, adapters } = setup;
+        let Setup { engine, http, hold, quantiles, calibration, verdicts, broken, tls, apart, adapters } =
+            setup;
         let (batches, warmed) = (Arc::default(), Arc::default());
         let encoder = encoder();
         let model = |name: &str, has_posterior| Model {
             served: Served {
                 has_posterior,
                 novelty: Novelty::new(&contracted(&quantiles)).filter(|_| has_posterior),
+                verdicts: if has_posterior { verdicts.clone().into() } else { [].into() },
                 calibration: calibration.clone().filter(|_| has_posterior).unwrap_or_default(),
                 parent: Some("base".into()),
                 fingerprint: format!("{name}-1"),

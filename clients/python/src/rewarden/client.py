@@ -94,7 +94,8 @@ class Reward:
 class Comparison:
     """Two answers: mean, variance and contraction of `a` less `b`, and the probability that `a` is preferred.
 
-    `contraction_difference` is None for equal answers, and without a posterior. `penalty` applies to the scores of `a` and `b`.
+    `contraction_difference` is None for equal answers, and without a posterior. `penalty` applies to the scores of `a` and `b`. `decided`
+    is None where no `error_rate` was given.
     """
 
     mean_difference: float
@@ -105,6 +106,7 @@ class Comparison:
     a: Reward
     b: Reward
     penalty: Optional[Penalty] = None
+    decided: Optional[bool] = None
 
 
 @dataclass(frozen=True)
@@ -178,9 +180,14 @@ class Client:
         return rewards
 
     def compare(self, prompt: Answer, a: Answer, b: Answer, *, penalty: Optional[Penalty] = None,
-                truncation: Optional[str] = None, model: Optional[str] = None) -> Comparison:
-        """Two answers to a prompt, each text or messages, beside each other."""
-        body = self._body(model, penalty, truncation, prompt=prompt, a=a, b=b)
+                error_rate: Optional[float] = None, truncation: Optional[str] = None,
+                model: Optional[str] = None) -> Comparison:
+        """Compares two answers to a prompt, each text or messages.
+
+        With an `error_rate` between 0 and 0.5 the reply says whether the pair is `decided`: only where the held-out pairs of the fit
+        promise that at most this share of such verdicts is wrong.
+        """
+        body = self._body(model, penalty, truncation, prompt=prompt, a=a, b=b, error_rate=error_rate)
         reply, by = self._answer("POST", "/v1/compare", body)
         applied = _penalty(reply)
         known = {name: reply.get(name) for name in Comparison.__dataclass_fields__}
