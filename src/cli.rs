@@ -12,10 +12,12 @@ use std::ffi::OsString;
 
 mod access;
 pub mod bench;
+pub mod calibrate;
 mod constructed;
 pub mod device;
 mod evaluate;
 pub mod fit;
+mod held_out;
 pub mod inspect;
 pub mod model;
 pub mod output;
@@ -57,6 +59,11 @@ enum Command {
     Train(train::Train),
     /// Fits the Laplace posterior of an adapter to preference pairs
     Fit(fit::Fit),
+    /// Measures held-out pairs for a posterior that is already fitted: novelty, penalties, the default rule, error rates
+    ///
+    /// `fit --held-out` does the same for the posterior that it fits. The pairs of `--data` must be neither trained nor fitted on, or the
+    /// answers would look more certain than they are. Curvature and prior stay as they are.
+    Calibrate(calibrate::Calibrate),
     /// Scores a file of items
     Score(score::Score),
     /// Measures a reward model on preference pairs
@@ -87,6 +94,7 @@ impl Cli {
             Command::Serve(serve) => serve.run(),
             Command::Train(train) => train.run(),
             Command::Fit(fit) => fit.run(),
+            Command::Calibrate(calibrate) => calibrate.run(),
             Command::Score(score) => score.run(),
             Command::Evaluate(evaluate) => evaluate.run(),
             Command::Bench(bench) => bench.run(),

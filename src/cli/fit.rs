@@ -2,17 +2,17 @@
 
 use super::{
     constructed::ConstructedArgs,
-    evaluate::selection::{Benchmark, Injection},
+    held_out::{Measured, RuleArgs, Scoring},
     model::{ModelArgs, Opened},
     output::write_stdout,
-    pairs::{Encoded, PairArgs, of_sources},
+    pairs::{Encoded, PairArgs},
     progress::{Progress, Unit},
     stop,
     train::{identity, summary},
 };
 use crate::{
     Error, Result,
-    data::{Pair, read_pairs},
+    data::read_pairs,
     fit::{self, Fitted, Options, Size, Tokens, checkpoint::Store},
     hub,
     model::{adapter::Adapter, head::Outputs},
@@ -31,10 +31,6 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-
-mod held_out;
-
-use held_out::Measured;
 
 /// The flags of `rewarden fit`.
 #[derive(Debug, clap::Args)]
@@ -68,19 +64,10 @@ pub struct Fit {
     /// Fits to this many pairs, drawn by `--seed`
     #[arg(long, value_name = "PAIRS", env = "REWARDEN_MAX_PAIRS")]
     max_pairs: Option<usize>,
-    #[command(flatten)]
-    constructed: ConstructedArgs,
     /// Pairs that are not fitted to: their uncertainties are stored as quantiles (novelty), with the spread and a low quantile of their
     /// rewards (penalties) and their verdicts (`error_rate`)
     #[arg(long, value_name = "FILE", env = "REWARDEN_HELD_OUT")]
     held_out: Option<PathBuf>,
-    /// Held-out prompts whose chosen answers compete with injected bad ones, to choose the rule that `serve` applies by default; 0 stores
-    /// no rule
-    #[arg(long, default_value_t = 100, value_name = "PROMPTS", env = "REWARDEN_RULE_PROMPTS")]
-    rule_prompts: u16,
-    /// Injects nothing into held-out pairs of this `source`, where a refusal may be the good answer; repeatable
-    #[arg(long, value_name = "NAME", env = "REWARDEN_RULE_EXCLUDE_SOURCE", value_delimiter = ',')]
-    rule_exclude_source: Vec<String>,
     /// Most tokens in one forward and backward
     #[arg(long, default_value_t = 2048, env = "REWARDEN_BATCH_TOKENS")]
     batch_tokens: usize,
@@ -93,6 +80,10 @@ pub struct Fit {
     /// Seed of `--max-pairs`, and of a sketch's projection
     #[arg(long, default_value_t = 0, env = "REWARDEN_SEED")]
     seed: u64,
+    #[command(flatten)]
+    rule: RuleArgs,
+    #[command(flatten)]
+    constructed: ConstructedArgs,
 }
 
 /// What the posterior is of: an opened adapter and the data.
@@ -137,7 +128,10 @@ impl Fit {
             tracing::warn!("the evidence holds the prior precision of {kind} at its bound");
         }
         let measured = match &work.held_out {
-            Some(pairs) => Some(self.measure(&opened, &fitted, pairs)?),
+            Some(pairs) => {
+                let scoring = Scoring { budget: self.batch_tokens, seed: self.seed };
+                Some(self.rule.measure(&opened, &fitted.posterior, pairs, &self.pairs, scoring)?)
+            }
             None => None,
         };
         let config = self.config(&work, &fitted, measured)?;
@@ -231,22 +225,6 @@ impl Fit {
         let (base, start) = (&work.opened.base, identity(work.adapter)?);
         let start = format!("{} {:?} {start} {options:?}", base.name, base.config);
         Ok(super::train::fingerprint(&start, &work.train.examples))
-    }
-
-    /// What is stored of the held-out pairs, the rule that they recommend among it.
-    fn measure(&self, opened: &Opened, fitted: &Fitted, pairs: &Encoded) -> Result<Measured> {
-        let (model, posterior) = (&opened.model, &fitted.posterior);
-        let mut measured = held_out::measure(model, posterior, &pairs.examples, self.batch_tokens)?;
-        if self.rule_prompts > 0 {
-            let allowed = |pair: &&Pair| !of_sources(pair, &self.rule_exclude_source);
-            let prompts: Vec<&Pair> = pairs.pairs.iter().filter(allowed).collect();
-            let (injection, reader) = (Injection { seed: self.seed }, opened.base.reader());
-            let mut benchmark = Benchmark::default();
-            benchmark.add_prompts(&prompts, self.rule_prompts.into(), injection, &self.pairs, &reader)?;
-            benchmark.add_pairs(pairs);
-            held_out::recommend(&mut measured, model, posterior, &benchmark)?;
-        }
-        Ok(measured)
     }
 
     fn config(&self, work: &Work, fitted: &Fitted, measured: Option<Measured>) -> Result<FitConfig> {

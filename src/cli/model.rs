@@ -207,6 +207,11 @@ impl ModelArgs {
         Parts::new(self.base.open()?, self.folder()?)
     }
 
+    /// Whether neither a model nor an adapter is named.
+    pub fn is_embedded(&self) -> bool {
+        self.adapter.is_none() && self.base.model.is_none()
+    }
+
     fn folder(&self) -> Result<Option<PathBuf>> {
         Ok(match (&self.adapter, &self.base.model) {
             (Some(adapter), _) => Some(adapter.path.path(Kind::Adapter)?),
@@ -223,6 +228,27 @@ pub fn adapter_folders(base: &BaseArgs, adapters: &[NamedAdapter]) -> Result<Vec
         ([], Some(_)) => Err(Error::Usage("--adapter: needed with `--model`".into())),
         (adapters, _) => adapters.iter().map(|adapter| adapter.path.path(Kind::Adapter)).collect(),
     }
+}
+
+impl Opened {
+    /// The posterior in the adapter's folder, which must be of this adapter.
+    pub fn posterior(&self, adapter: &Adapter, path: &Path) -> Result<Posterior> {
+        posterior(&self.base, adapter, path, &self.model)
+    }
+}
+
+/// Reads a posterior of an adapter on a base, to the device of the model that they make.
+fn posterior(base: &Checkpoint, adapter: &Adapter, path: &Path, model: &RewardModel) -> Result<Posterior> {
+    let (trainable, template) = (model.shapes(), base.encoder.template_sha256());
+    let target = Target {
+        trainable: &trainable,
+        adapter_sha256: &adapter.sha256()?,
+        template_sha256: template.as_deref(),
+        outputs: Some(&base.outputs),
+    };
+    let (posterior, warnings) = Posterior::load_for(path, target)?;
+    warnings.iter().for_each(|warning| tracing::warn!("{}: {warning}", path.display()));
+    Ok(posterior.to_device(model.device())?)
 }
 
 impl Parts {
@@ -269,17 +295,7 @@ impl Parts {
     }
 
     fn posterior(&self, path: &Path, model: &RewardModel) -> Result<Option<Posterior>> {
-        let Some(adapter) = &self.adapter else { return Ok(None) };
-        let (trainable, template) = (model.shapes(), self.base.encoder.template_sha256());
-        let target = Target {
-            trainable: &trainable,
-            adapter_sha256: &adapter.sha256()?,
-            template_sha256: template.as_deref(),
-            outputs: Some(&self.base.outputs),
-        };
-        let (posterior, warnings) = Posterior::load_for(path, target)?;
-        warnings.iter().for_each(|warning| tracing::warn!("{}: {warning}", path.display()));
-        Ok(Some(posterior.to_device(model.device())?))
+        self.adapter.as_ref().map(|adapter| posterior(&self.base, adapter, path, model)).transpose()
     }
 }
 

@@ -138,3 +138,26 @@ fn verdicts_are_promised_where_the_held_out_pairs_allow_it() {
     assert_eq!(judged["all"], report(&workspace, pairs)["all"]);
     assert_says(&workspace.fail(&format!("{pairs} --error-rate 0.5")), &["error_rate"]);
 }
+
+#[test]
+fn a_posterior_is_calibrated_as_its_fit_would_have_done() {
+    let workspace = Workspace::new("llama-0");
+    let fitted = report(&workspace, &format!("{FIT} --rule-prompts 24 --curvature sketch --features 64"));
+    workspace.succeed("fit --model base --adapter adapter --data pairs.jsonl --features 64");
+    let scores =
+        || workspace.succeed("score --model base --adapter adapter --input inputs.jsonl --penalty std");
+    let before = scores();
+    let calibrate = "calibrate --model base --adapter adapter --data pairs.jsonl --rule-prompts 24";
+    let calibrated = report(&workspace, calibrate);
+    for name in ["quantiles", "held_out", "evidence", "pairs"] {
+        assert_eq!(calibrated[name], fitted[name], "{name}");
+    }
+    let number = |line: &str, name: &str| serde_json::from_str::<Value>(line).unwrap()[name].as_f64();
+    for (before, after) in before.lines().zip(scores().lines()) {
+        assert_eq!(number(before, "score"), number(after, "score"));
+        assert_eq!((number(before, "novelty"), number(after, "novelty").is_some()), (None, true));
+    }
+    assert_says(&workspace.fail("calibrate --data pairs.jsonl"), &["--output"]);
+    std::fs::remove_file(workspace.path("adapter/posterior.safetensors")).unwrap();
+    assert_says(&workspace.fail(calibrate), &["posterior.safetensors", "fit"]);
+}

@@ -1,11 +1,14 @@
-//! What a fit measures on the pairs that it held out.
+//! What is measured on pairs that a posterior was not fitted to, and stored with it.
 
 use crate::{
     Result,
     cli::{
-        evaluate::selection::{Benchmark, candidates},
+        evaluate::selection::{Benchmark, Injection, candidates},
+        model::Opened,
+        pairs::{Encoded, PairArgs, of_sources},
         progress::{Progress, Unit},
     },
+    data::Pair,
     evaluate::{pairs::mackay, verdicts::Verdict},
     model::RewardModel,
     nn::pack::Packed,
@@ -33,13 +36,53 @@ struct Seen {
     difference: Estimate,
 }
 
+/// How the rule for conservative scores is chosen.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RuleArgs {
+    /// Held-out prompts whose chosen answers compete with injected bad ones, to choose the rule that `serve` applies by default; 0 stores
+    /// no rule
+    #[arg(long, default_value_t = 100, value_name = "PROMPTS", env = "REWARDEN_RULE_PROMPTS")]
+    rule_prompts: u16,
+    /// Injects nothing into held-out pairs of this `source`, where a refusal may be the good answer; repeatable
+    #[arg(long, value_name = "NAME", env = "REWARDEN_RULE_EXCLUDE_SOURCE", value_delimiter = ',')]
+    rule_exclude_source: Vec<String>,
+}
+
+/// How the pairs are scored.
+#[derive(Debug, Clone, Copy)]
+pub struct Scoring {
+    /// Most tokens in one forward and backward.
+    pub budget: usize,
+    /// Seed of the injected answers.
+    pub seed: u64,
+}
+
+impl RuleArgs {
+    /// Measures held-out pairs under a posterior, and chooses the rule that they recommend.
+    pub fn measure(
+        &self,
+        opened: &Opened,
+        posterior: &Posterior,
+        pairs: &Encoded,
+        args: &PairArgs,
+        scoring: Scoring,
+    ) -> Result<Measured> {
+        let mut measured = measure(&opened.model, posterior, &pairs.examples, scoring.budget)?;
+        if self.rule_prompts > 0 {
+            let allowed = |pair: &&Pair| !of_sources(pair, &self.rule_exclude_source);
+            let prompts: Vec<&Pair> = pairs.pairs.iter().filter(allowed).collect();
+            let (injection, reader) = (Injection { seed: scoring.seed }, opened.base.reader());
+            let mut benchmark = Benchmark::default();
+            benchmark.add_prompts(&prompts, self.rule_prompts.into(), injection, args, &reader)?;
+            benchmark.add_pairs(pairs);
+            recommend(&mut measured, &opened.model, posterior, &benchmark)?;
+        }
+        Ok(measured)
+    }
+}
+
 /// Scores the pairs with their variances, at most `budget` tokens at a time.
-pub fn measure(
-    model: &RewardModel,
-    posterior: &Posterior,
-    pairs: &[Example],
-    budget: usize,
-) -> Result<Measured> {
+fn measure(model: &RewardModel, posterior: &Posterior, pairs: &[Example], budget: usize) -> Result<Measured> {
     let tokens = pairs.iter().map(|e| e.chosen.ids.len() + e.rejected.ids.len()).sum();
     let mut progress = Progress::new(Unit::Tokens, 0, tokens);
     let seen = match &posterior.form {
@@ -52,7 +95,7 @@ pub fn measure(
 
 /// Chooses the rule for conservative scores, and the strength of the contraction penalty, as `evaluate selection` does: by half of the
 /// prompts, among rules that single rewards can have.
-pub fn recommend(
+fn recommend(
     measured: &mut Measured,
     model: &RewardModel,
     posterior: &Posterior,
