@@ -174,17 +174,29 @@ async fn the_default_is_served_with_its_posterior() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let item = |response: &str| json!({"prompt": "What is the capital of France?", "response": response});
-    let request = json!({"items": [item("Paris."), item("I would rather talk about the weather.")]});
-    let response = client.post(format!("{}/v1/rewards", served.address)).json(&request).send().await.unwrap();
-    assert_eq!(response.status(), 200);
-    let body: Value = response.json().await.unwrap();
-    assert_eq!(body["data"].as_array().unwrap().len(), 2, "{body}");
-    for reward in body["data"].as_array().unwrap() {
-        // JSON has no number that is not finite.
-        let number = |name: &str| reward[name].as_f64().unwrap_or_else(|| panic!("{name}: {body}"));
-        let (mean, variance, std) = (number("mean"), number("variance"), number("std"));
-        assert!(variance > 0.0 && std == variance.sqrt(), "{body}");
-        assert_eq!(number("score"), mean - std, "{body}");
-        assert!((0.0..=1.0).contains(&number("novelty")), "{body}");
+    // By the adapter's stored rule, and by one that is named.
+    for penalty in [Value::Null, json!({"kind": "std"})] {
+        let items = [item("Paris."), item("I would rather talk about the weather.")];
+        let request = json!({"items": items, "penalty": penalty});
+        let response =
+            client.post(format!("{}/v1/rewards", served.address)).json(&request).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        let body: Value = response.json().await.unwrap();
+        assert_eq!(body["data"].as_array().unwrap().len(), 2, "{body}");
+        for reward in body["data"].as_array().unwrap() {
+            // JSON has no number that is not finite.
+            let number = |name: &str| reward[name].as_f64().unwrap_or_else(|| panic!("{name}: {body}"));
+            let (mean, variance, std) = (number("mean"), number("variance"), number("std"));
+            assert!(variance > 0.0 && std == variance.sqrt(), "{body}");
+            assert!(penalty.is_null() || number("score") == mean - std, "{body}");
+            for name in ["contraction", "novelty", "variance_percentile"] {
+                assert!((0.0..=1.0).contains(&number(name)), "{name}: {body}");
+            }
+        }
+        assert_eq!(
+            body["penalty"]["kind"] == "std",
+            !penalty.is_null(),
+            "the default has a rule of its own: {body}"
+        );
     }
 }

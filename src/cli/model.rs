@@ -248,7 +248,7 @@ fn posterior(base: &Checkpoint, adapter: &Adapter, path: &Path, model: &RewardMo
     };
     let (posterior, warnings) = Posterior::load_for(path, target)?;
     warnings.iter().for_each(|warning| tracing::warn!("{}: {warning}", path.display()));
-    Ok(posterior.to_device(model.device())?)
+    posterior.to_device(model.device())
 }
 
 impl Parts {
