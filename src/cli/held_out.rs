@@ -67,14 +67,15 @@ impl RuleArgs {
         args: &PairArgs,
         scoring: Scoring,
     ) -> Result<Measured> {
-        let mut measured = measure(&opened.model, posterior, &pairs.examples, scoring.budget)?;
+        let seen = seen(&opened.model, posterior, &pairs.examples, scoring.budget)?;
+        let mut measured = Measured { quantiles: quantiles(&seen), held_out: held_out(&seen) };
         if self.rule_prompts > 0 {
             let allowed = |pair: &&Pair| !of_sources(pair, &self.rule_exclude_source);
             let prompts: Vec<&Pair> = pairs.pairs.iter().filter(allowed).collect();
             let (injection, reader) = (Injection { seed: scoring.seed }, opened.base.reader());
             let mut benchmark = Benchmark::default();
             benchmark.add_prompts(&prompts, self.rule_prompts.into(), injection, args, &reader)?;
-            benchmark.add_pairs(pairs);
+            benchmark.add_known(pairs.pairs.iter().zip(seen.iter().map(|seen| seen.sides)));
             recommend(&mut measured, &opened.model, posterior, &benchmark)?;
         }
         Ok(measured)
@@ -82,7 +83,7 @@ impl RuleArgs {
 }
 
 /// Scores the pairs with their variances, at most `budget` tokens at a time.
-fn measure(model: &RewardModel, posterior: &Posterior, pairs: &[Example], budget: usize) -> Result<Measured> {
+fn seen(model: &RewardModel, posterior: &Posterior, pairs: &[Example], budget: usize) -> Result<Vec<Seen>> {
     let tokens = pairs.iter().map(|e| e.chosen.ids.len() + e.rejected.ids.len()).sum();
     let mut progress = Progress::new(Unit::Tokens, 0, tokens);
     let seen = match &posterior.form {
@@ -90,7 +91,7 @@ fn measure(model: &RewardModel, posterior: &Posterior, pairs: &[Example], budget
         Form::Blocks(_) => by_backwards(model, posterior, pairs, budget, &mut progress)?,
     };
     progress.finish();
-    Ok(Measured { quantiles: quantiles(&seen), held_out: held_out(&seen) })
+    Ok(seen)
 }
 
 /// Chooses the rule for conservative scores, and the strength of the contraction penalty, as `evaluate selection` does: by half of the

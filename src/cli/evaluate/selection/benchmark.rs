@@ -12,7 +12,7 @@ use crate::{
     },
     item::{Input, Item, Message},
     score::{
-        Embed,
+        Embed, Estimate,
         penalty::Penalty,
         rule::{Calibration, PenaltyRule},
     },
@@ -42,6 +42,8 @@ pub(in crate::cli) struct Injection {
 pub(in crate::cli) struct Benchmark {
     prompts: Vec<Prompt>,
     pairs: Vec<Prompt>,
+    /// Pairs that are scored already.
+    known: Vec<Known>,
     /// Answers and pairs that were left out.
     pub too_long: usize,
 }
@@ -53,6 +55,13 @@ struct Prompt {
     sequences: Vec<TokenSeq>,
     answers: Vec<ScoredAnswer>,
     good: Option<usize>,
+}
+
+/// A pair's prompt, and what is known of its chosen and its rejected answer.
+#[derive(Debug)]
+struct Known {
+    key: String,
+    sides: [Estimate; 2],
 }
 
 /// What the rules chose.
@@ -72,7 +81,7 @@ impl AsRef<[TokenSeq]> for Prompt {
 
 impl Benchmark {
     pub(super) fn is_empty(&self) -> bool {
-        self.prompts.is_empty() && self.pairs.is_empty()
+        self.prompts.is_empty() && self.pairs.is_empty() && self.known.is_empty()
     }
 
     /// Adds the accuracy of pairs.
@@ -80,11 +89,16 @@ impl Benchmark {
         self.too_long += encoded.skipped;
         let both = encoded.pairs.iter().zip(&encoded.examples);
         self.pairs.extend(both.map(|(pair, example)| Prompt {
-            key: pair.prompt.as_ref().map_or_else(|| format!("{:?}", pair.chosen), |prompt| text_of(prompt)),
+            key: key_of(pair),
             sequences: vec![example.chosen.clone(), example.rejected.clone()],
             answers: Vec::new(),
             good: Some(0),
         }));
+    }
+
+    /// Adds the accuracy of pairs whose chosen and rejected answers are scored already: only rules of single rewards can judge them.
+    pub(in crate::cli) fn add_known<'a>(&mut self, pairs: impl Iterator<Item = (&'a Pair, [Estimate; 2])>) {
+        self.known.extend(pairs.map(|(pair, sides)| Known { key: key_of(pair), sides }));
     }
 
     /// Adds the chosen answers of at most `most` different prompts, each beside injected bad ones.
@@ -214,7 +228,13 @@ impl Benchmark {
             chosen: rules.iter().map(|rule| score(rule, &seen[0])).collect(),
             rejected: rules.iter().map(|rule| score(rule, &seen[1])).collect(),
         };
-        let pairs: Vec<ScoredPair> = self.pairs.iter().zip(&of_pairs).map(pair).collect();
+        let known = |Known { key, sides: [chosen, rejected] }: &Known| ScoredPair {
+            key: key.clone(),
+            chosen: rules.iter().map(|(penalty, _)| penalty.score(chosen)).collect(),
+            rejected: rules.iter().map(|(penalty, _)| penalty.score(rejected)).collect(),
+        };
+        let pairs = self.pairs.iter().zip(&of_pairs).map(pair);
+        let pairs: Vec<ScoredPair> = pairs.chain(self.known.iter().map(known)).collect();
         Ok(Outcome {
             selection: report(&labels, &MEASURES.map(|(name, _)| name), &prompts),
             pairs: if pairs.is_empty() { Vec::new() } else { harm(&labels, &pairs) },
@@ -237,6 +257,10 @@ impl Prompt {
             uncertainties: MEASURES.iter().map(|(_, measure)| seen.iter().map(measure).collect()).collect(),
         }
     }
+}
+
+fn key_of(pair: &Pair) -> String {
+    pair.prompt.as_ref().map_or_else(|| format!("{:?}", pair.chosen), |prompt| text_of(prompt))
 }
 
 /// The text of a conversation, by whose hash a prompt belongs to a half: the messages' texts, a line feed between them.
