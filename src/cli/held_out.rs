@@ -1,4 +1,4 @@
-//! What is measured on pairs that a posterior was not fitted to, and stored with it.
+//! Measures of pairs that a posterior was not fitted to, stored with the posterior.
 
 use crate::{
     Result,
@@ -24,7 +24,7 @@ use crate::{
 /// Probabilities of the quantiles that are kept.
 const PROBABILITIES: [f64; 13] = [0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99];
 
-/// What is stored of the held-out pairs.
+/// The measures that are stored with the posterior.
 pub struct Measured {
     pub quantiles: Quantiles,
     pub held_out: HeldOut,
@@ -36,7 +36,7 @@ struct Seen {
     difference: Estimate,
 }
 
-/// How the rule for conservative scores is chosen.
+/// Settings for the choice of the default rule.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RuleArgs {
     /// Held-out prompts whose chosen answers compete with injected bad ones, to choose the rule that `serve` applies by default; 0 stores
@@ -48,7 +48,7 @@ pub struct RuleArgs {
     rule_exclude_source: Vec<String>,
 }
 
-/// How the pairs are scored.
+/// Settings for scoring the pairs.
 #[derive(Debug, Clone, Copy)]
 pub struct Scoring {
     /// Most tokens in one forward and backward.

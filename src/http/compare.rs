@@ -49,8 +49,8 @@ pub struct CompareRequest {
     /// What uncertainty costs, in each answer's `score`; by default the adapter's stored rule, else one standard deviation.
     #[schema(value_type = Option<PenaltyRule>)]
     pub penalty: Option<Object<PenaltyRule>>,
-    /// Largest share of wrong verdicts, above 0 and below 0.5: a pair is decided only where the held-out pairs of the fit promise that
-    /// at most this share of all verdicts is wrong, on pairs like those (Learn then Test, with probability 0.9).
+    /// Largest share of wrong verdicts, above 0 and below 0.5. A pair is decided only where the held-out pairs of the fit promise, with
+    /// probability 0.9, that at most this share of the verdicts on such pairs is wrong (Learn then Test).
     #[schema(exclusive_minimum = 0.0, exclusive_maximum = 0.5)]
     pub error_rate: Option<f64>,
     /// What is cut from answers that are too long; by default they are an error.

@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// What a request wants, as far as the model can do it.
+/// The penalty and the computation that a request asks for, checked against the model.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
     /// Applied to every estimate.
@@ -52,7 +52,7 @@ impl Plan {
         })
     }
 
-    /// Whether the uncertainty is that of differences to the other candidates.
+    /// Returns whether the rule reads the uncertainty of differences to the other candidates.
     pub fn is_relative(&self) -> bool {
         self.rule.relative && self.penalty.needs_variance()
     }

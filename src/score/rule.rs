@@ -11,7 +11,7 @@ use crate::{Error, Result};
 #[serde(deny_unknown_fields)]
 #[schema(as = PenaltyRequest)]
 pub struct PenaltyRule {
-    /// What is subtracted from the mean.
+    /// Kind of the penalty.
     pub kind: Kind,
     /// Strength of `std`, `variance` and `contraction`; by default 1 for the first two, and the adapter's own for the last.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -28,13 +28,13 @@ pub struct PenaltyRule {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0.0, maximum = 1.0)]
     pub above: Option<f64>,
-    /// Whether the uncertainty is that of the difference to the mean of all candidates of the prompt: what the candidates share does
-    /// not count. Only where candidates are chosen from (`/v1/best-of-n`); every variance is computed.
+    /// Reads the uncertainty of the difference to the mean of all candidates of the prompt, so that uncertainty that the candidates
+    /// share does not count. Only where candidates are chosen from (`/v1/best-of-n`); every variance is computed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub relative: bool,
 }
 
-/// What a fit stored about rewards and uncertainties of held-out pairs, on the scale of the served rewards.
+/// Numbers of held-out pairs that penalties read, on the scale of the served rewards.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Calibration {
     /// tau: standard deviation of rewards within prompts, sqrt(mean of (f_chosen - f_rejected)^2 / 2).

@@ -59,7 +59,7 @@ impl Construction {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// How often it is drawn, beside the others: the answers that people mistake for good ones most.
+    /// Relative frequency of the kind. Off-topic answers and refusals are drawn more often: they are fluent, and so hardest to reject.
     fn weight(self) -> usize {
         match self {
             Self::OffTopic => 4,

@@ -109,7 +109,7 @@ impl Selection {
         })
     }
 
-    /// What is to be scored: of every file of pairs the pairs, and of some prompts the injected answers; and every pool.
+    /// Reads every file: pairs with the injected answers of some prompts, and pools.
     fn benchmark(&self, parts: &Parts) -> Result<Benchmark> {
         let reader = parts.base.reader();
         let (mut pairs, mut benchmark) = (Vec::new(), Benchmark::default());

@@ -1,4 +1,4 @@
-//! The answers that rules choose from, and what they choose once a model has scored them.
+//! The answers that rules choose from, and the choices once a model has scored them.
 
 use crate::{
     Result,
@@ -31,7 +31,7 @@ const MEASURES: [(&str, Measure); 5] = [
     ("uncontracted_relative", |seen| seen.uncertainties.contraction_relative.map(|c| 1.0 - c)),
 ];
 
-/// How bad answers are injected.
+/// Settings of the injected answers.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::cli) struct Injection {
     pub seed: u64,
@@ -57,14 +57,14 @@ struct Prompt {
     good: Option<usize>,
 }
 
-/// A pair's prompt, and what is known of its chosen and its rejected answer.
+/// A pair's prompt, with the estimates of its chosen and its rejected answer.
 #[derive(Debug)]
 struct Known {
     key: String,
     sides: [Estimate; 2],
 }
 
-/// What the rules chose.
+/// The choices of all rules, measured.
 #[derive(Debug)]
 pub(in crate::cli) struct Outcome {
     pub selection: SelectionReport<PenaltyRule, &'static str>,
