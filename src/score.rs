@@ -132,7 +132,12 @@ impl Estimate {
         let Self { mean, variance, contraction } = self;
         let score = penalty.score(&self);
         if !score.is_finite() {
-            return Err(Error::field("penalty.k", "too large: a score is not a finite number"));
+            let field = match penalty {
+                Penalty::Shrink { .. } => "penalty.baseline",
+                Penalty::Kl { .. } => "penalty.beta",
+                _ => "penalty.k",
+            };
+            return Err(Error::field(field, "out of range: a score is not a finite number"));
         }
         Ok(Rated { mean, variance, std: variance.map(f64::sqrt), contraction, score })
     }

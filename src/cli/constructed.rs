@@ -1,7 +1,5 @@
 //! Flags for pairs that are made from the data's own texts.
 
-use clap::ValueEnum;
-
 use super::pairs::of_sources;
 use crate::{
     Error, Result,
@@ -15,9 +13,9 @@ pub struct ConstructedArgs {
     /// Adds pairs whose rejected answer is evidently worse, made from the data's own texts: their number, as a share of the data
     #[arg(long, default_value_t = 0.0, value_name = "SHARE", env = "REWARDEN_CONSTRUCTED")]
     pub constructed: f64,
-    /// Kinds of rejected answers in constructed pairs
+    /// Kinds of rejected answers in constructed pairs; `evaluate selection` judges by kinds that are not among the default ones
     #[arg(long, value_name = "KINDS", value_delimiter = ',', value_enum)]
-    #[arg(default_values_t = Construction::value_variants().to_vec(), env = "REWARDEN_CONSTRUCTED_KINDS")]
+    #[arg(default_values_t = Construction::DEFAULT.to_vec(), env = "REWARDEN_CONSTRUCTED_KINDS")]
     pub constructed_kinds: Vec<Construction>,
     /// Makes no such pairs from this `source`, where a refusal may be the better answer; repeatable
     #[arg(long, value_name = "NAME", value_delimiter = ',')]

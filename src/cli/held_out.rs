@@ -1,5 +1,8 @@
 //! Measures of pairs that a posterior was not fitted to, stored with the posterior.
 
+use rand::{SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+
 use crate::{
     Result,
     cli::{
@@ -39,11 +42,11 @@ struct Seen {
 /// Settings for the choice of the default rule.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RuleArgs {
-    /// Held-out prompts whose chosen answers compete with injected bad ones, to choose the rule that `serve` applies by default; 0 stores
-    /// no rule
+    /// Held-out prompts whose chosen answers compete with injected bad ones, to choose the rule that `serve` applies by default, by
+    /// those of the choice half; 0 stores no rule
     #[arg(long, default_value_t = 100, value_name = "PROMPTS", env = "REWARDEN_RULE_PROMPTS")]
     rule_prompts: u16,
-    /// Injects nothing into held-out pairs of this `source`, where a refusal may be the good answer; repeatable
+    /// Adds no bad answers to held-out prompts of this `source`, where a refusal may be the good answer; repeatable
     #[arg(long, value_name = "NAME", env = "REWARDEN_RULE_EXCLUDE_SOURCE", value_delimiter = ',')]
     rule_exclude_source: Vec<String>,
 }
@@ -71,7 +74,10 @@ impl RuleArgs {
         let mut measured = Measured { quantiles: quantiles(&seen), held_out: held_out(&seen) };
         if self.rule_prompts > 0 {
             let allowed = |pair: &&Pair| !of_sources(pair, &self.rule_exclude_source);
-            let prompts: Vec<&Pair> = pairs.pairs.iter().filter(allowed).collect();
+            let mut prompts: Vec<&Pair> = pairs.pairs.iter().filter(allowed).collect();
+            if prompts.len() > self.rule_prompts.into() {
+                prompts.shuffle(&mut ChaCha8Rng::seed_from_u64(scoring.seed));
+            }
             let (injection, reader) = (Injection { seed: scoring.seed }, opened.base.reader());
             let mut benchmark = Benchmark::default();
             benchmark.add_prompts(&prompts, self.rule_prompts.into(), injection, args, &reader)?;
@@ -111,9 +117,10 @@ fn recommend(
     let scorer = Scorer::new(model.clone(), Some(posterior.clone()), Sharing::Shared);
     let rules = candidates().into_iter().filter(|rule| !rule.relative).collect();
     let outcome = benchmark.run(&scorer, &config.calibration(), rules)?;
-    held_out.penalty = outcome.recommended(|_| true);
+    held_out.penalty = outcome.recommended(|rule| !rule.relative);
     let by_contraction = |rule: &PenaltyRule| rule.kind == Kind::Contraction && rule.above.is_none();
-    held_out.k = outcome.recommended(by_contraction).and_then(|rule| rule.k);
+    // Where every strength harms the pairs, the weakest is the default of the kind.
+    held_out.k = outcome.recommended(by_contraction).and_then(|rule| rule.k).or(Some(1.0));
     Ok(())
 }
 

@@ -95,6 +95,7 @@ struct Timing {
 impl Score {
     /// Scores the file; nothing is written unless every item has its score.
     pub fn run(self) -> Result<()> {
+        self.penalty.check()?;
         let want = if self.no_variance { Want::Mean } else { Want::MeanAndVariance };
         self.scoring.check(want)?;
         let started = Instant::now();
@@ -103,7 +104,12 @@ impl Score {
         let Ready { reader, mut scorer, novelty, calibration } = ready;
         let penalty = match want {
             Want::Mean => Penalty::None,
-            Want::MeanAndVariance => self.penalty.resolve(&calibration)?,
+            Want::MeanAndVariance => {
+                let (penalty, rule) = self.penalty.resolve(&calibration)?;
+                let rule = serde_json::to_string(&rule).map_err(|e| Error::Usage(e.to_string()))?;
+                tracing::info!("scores are by the penalty {rule}");
+                penalty
+            }
         };
         let load_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
@@ -256,7 +262,7 @@ mod tests {
         let most = Penalty::variance(1e308);
         let of = |mean, variance| Estimate::of_variances(mean, variance, 8.0);
         let table = [
-            (of(1.0, 4.0), most, "penalty.k: too large: a score is not a finite number"),
+            (of(1.0, 4.0), most, "penalty.k: out of range: a score is not a finite number"),
             (of(f64::NAN, 4.0), Penalty::default(), "not a finite number: mean: NaN"),
             (of(1.0, -1.0), Penalty::default(), "not a finite number: variance: -1"),
         ];

@@ -17,6 +17,8 @@ pub struct Uncertainties {
     pub single: f64,
     /// Variance of the reward by the head alone.
     pub head: f64,
+    /// Variance of the reward before any pair was seen; `None` without a posterior.
+    pub prior: Option<f64>,
     /// Variance of the difference to a good answer to the same prompt; `None` where there is no such answer.
     pub difference: Option<f64>,
     /// Variance of the difference to the mean of the answers to the prompt; `None` for an answer that is alone.
@@ -31,14 +33,15 @@ pub struct Uncertainties {
 pub type Measure = fn(&Uncertainties) -> Option<f64>;
 
 /// Every measure by its name: standard deviations, and 1 - contraction.
-pub const MEASURES: [(&str, Measure); 7] = [
+pub const MEASURES: [(&str, Measure); 8] = [
     ("single", |item| Some(item.single.sqrt())),
     ("difference", |item| item.difference.map(f64::sqrt)),
     ("relative", |item| item.relative.map(f64::sqrt)),
     ("head", |item| Some(item.head.sqrt())),
-    ("contraction", |item| item.contraction.map(|c| 1.0 - c)),
-    ("contraction_difference", |item| item.contraction_difference.map(|c| 1.0 - c)),
-    ("contraction_relative", |item| item.contraction_relative.map(|c| 1.0 - c)),
+    ("prior", |item| item.prior.map(f64::sqrt)),
+    ("one_minus_contraction", |item| item.contraction.map(|c| 1.0 - c)),
+    ("one_minus_contraction_difference", |item| item.contraction_difference.map(|c| 1.0 - c)),
+    ("one_minus_contraction_relative", |item| item.contraction_relative.map(|c| 1.0 - c)),
 ];
 
 /// How a group differs by one measure.
@@ -107,8 +110,8 @@ mod tests {
         let inside = [item(1.0, 4.0, Some(1.0)), item(4.0, 9.0, Some(1.0))];
         let outside = [item(9.0, 1.0, Some(1.0)), item(16.0, 1.0, None)];
         let by = separation(&outside, &inside);
-        let areas =
-            ["single", "difference", "head", "contraction"].map(|name| by[name].unwrap().auroc.unwrap().area);
+        let areas = ["single", "difference", "head", "one_minus_contraction"]
+            .map(|name| by[name].unwrap().auroc.unwrap().area);
         assert_eq!(areas, [1.0, 0.5, 0.0, 1.0]);
         assert_eq!(by["single"].unwrap().values.mean, 3.5);
         assert_eq!(by["difference"].unwrap().values.mean, 1.0);

@@ -29,6 +29,8 @@ pub struct Preferences {
     pub variances: Option<Vec<f64>>,
     /// Contraction of the difference; `None` where there is no posterior, and for equal answers.
     pub contractions: Vec<Option<f64>>,
+    /// The pairs' margins, which verdicts do not know.
+    pub margins: Vec<f64>,
 }
 
 /// Everything that is measured on pairs.
@@ -92,16 +94,18 @@ impl Preferences {
         let uncontracted = self.variances.as_ref().map(|_| {
             // Of equal answers nothing is known to differ.
             let uncontracted = self.contractions.iter().map(|c| 1.0 - c.unwrap_or_default());
-            ("difference_uncontracted", uncontracted.collect())
+            ("difference_one_minus_contraction", uncontracted.collect())
         });
         by_logit.chain(self.stds().map(|stds| ("difference_std", stds))).chain(uncontracted).collect()
     }
 
     /// Each pair's verdict by the posterior predictive.
     pub fn verdicts(&self) -> Vec<Verdict> {
-        let logits = self.by_logit();
-        let predictive = logits.get(PREDICTIVE).unwrap_or(&self.logits);
-        predictive.iter().zip(&self.contractions).map(|(logit, c)| Verdict::new(*logit, *c)).collect()
+        let verdict = |at: usize| {
+            let variance = self.variances.as_ref().map_or(0.0, |variances| variances[at]);
+            Verdict::new(mackay(self.logits[at] + self.margins[at], variance), self.contractions[at])
+        };
+        (0..self.logits.len()).map(verdict).collect()
     }
 
     /// 1 for each pair that is right, 0 for a wrong one, one half for a tie.
@@ -150,7 +154,12 @@ mod tests {
     const SOURCES: [&str; 4] = ["b", "a", "b", "b"];
 
     fn preferences(variances: Option<Vec<f64>>) -> Preferences {
-        Preferences { logits: vec![2.0, -1.0, 0.0, 3.0], variances, contractions: vec![None; 4] }
+        Preferences {
+            logits: vec![2.0, -1.0, 0.0, 3.0],
+            variances,
+            contractions: vec![None; 4],
+            margins: vec![0.0; 4],
+        }
     }
 
     #[test]
@@ -184,8 +193,13 @@ mod tests {
         // The tie, at logit 0, comes last.
         assert_eq!(map.auroc.unwrap().area, 1.0);
         assert!(map.areas.unwrap().excess > 0.0);
-        let all_right = Preferences { logits: vec![1.0, 2.0], variances: None, contractions: vec![None; 2] }
-            .judge(&["a", "a"]);
+        let all_right = Preferences {
+            logits: vec![1.0, 2.0],
+            variances: None,
+            contractions: vec![None; 2],
+            margins: vec![0.0; 2],
+        }
+        .judge(&["a", "a"]);
         assert_eq!(all_right.risk_coverage["map"].auroc, None);
     }
 }

@@ -181,7 +181,8 @@ pub async fn compare(
 ) -> Result<(Extension<Cost>, Json<CompareResponse>), ApiError> {
     let model = app.model(request.model.as_deref())?;
     let plan = Plan::new(request.penalty, None, &model)?.alone()?;
-    let abstention = request.error_rate.map(|rate| Abstention::new(rate, &model)).transpose()?;
+    let error_rate = request.error_rate;
+    error_rate.map(|rate| Abstention::check(rate, &model)).transpose()?;
     let truncation = request.truncation;
     let given = request.given()?;
     let shape = given.shape();
@@ -195,7 +196,9 @@ pub async fn compare(
     let embeddings = by_size(seen.into_iter().map(|seen| seen.what).collect(), &sizes);
     let rewards = by_size(rewards, &sizes);
     // Products of many long vectors take a while.
+    let verdicts = Arc::clone(&model.verdicts);
     let data = off_runtime(move || {
+        let abstention = error_rate.map(|rate| Abstention(verdicts::calibrate(&verdicts, rate)));
         let both = embeddings.into_iter().zip(rewards).zip(ids).enumerate();
         let comparison =
             |(index, ((pool, rewards), id))| Comparison::new(index, id, rewards, pool, abstention);
@@ -209,19 +212,19 @@ pub async fn compare(
     Ok((Extension(cost), Json(reply)))
 }
 
-/// Which verdicts an error rate lets through.
+/// The rule of an error rate, calibrated on the model's held-out verdicts, which may support none.
 #[derive(Debug, Clone, Copy)]
 struct Abstention(Option<AbstentionRule>);
 
 impl Abstention {
-    /// Calibrates the rule of an error rate on the model's held-out verdicts, which may support none.
-    fn new(error_rate: f64, served: &Served) -> Result<Self> {
+    /// Refuses an error rate out of range, and a model without held-out verdicts.
+    fn check(error_rate: f64, served: &Served) -> Result<()> {
         verdicts::check(error_rate)?;
         if served.verdicts.is_empty() {
-            let message = "the model has no held-out verdicts (hint: run `fit` with `--held-out`, and serve without `--rescale`)";
+            let message = "the model has no held-out verdicts: its adapter needs `fit --held-out` or `calibrate`, and neither an ensemble nor a model with `--rescale` has any";
             return Err(Error::field("error_rate", message));
         }
-        Ok(Self(verdicts::calibrate(&served.verdicts, error_rate)))
+        Ok(())
     }
 
     /// Of every two answers; nothing is to decide between an answer and itself.
@@ -229,7 +232,8 @@ impl Abstention {
         let (probability, contraction) = (joint.preference_probability(), joint.difference_contraction());
         let decided = |i: usize, j: usize| {
             let p = probability[i][j];
-            i != j && self.0.is_some_and(|rule| rule.decides(p.max(1.0 - p), contraction[i][j]))
+            // Of two equal rewards neither is preferred.
+            p != 0.5 && self.0.is_some_and(|rule| rule.decides(p.max(1.0 - p), contraction[i][j]))
         };
         (0..probability.len()).map(|i| (0..probability.len()).map(|j| decided(i, j)).collect()).collect()
     }

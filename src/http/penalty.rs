@@ -32,7 +32,8 @@ impl Plan {
         let given = penalty.map(|Object(given)| given.resolve(&served.calibration)).transpose()?;
         let needed = given.is_some_and(|(penalty, _)| penalty.needs_variance());
         let (penalty, rule) = given.unwrap_or_else(|| served.default_penalty());
-        let default = served.has_posterior && penalty.kind() != Kind::None;
+        // A stored rule may be the mean: only a request that says `none` goes without the variance.
+        let default = served.has_posterior && given.is_none_or(|(penalty, _)| penalty.kind() != Kind::None);
         let variance = variance.unwrap_or(default);
         if needed && !served.has_posterior {
             let message = "the model has no posterior, so no variance (hint: leave it out, or say `none`)";

@@ -59,6 +59,13 @@ pub struct FitConfig {
 }
 
 impl FitConfig {
+    /// Says what is wrong with the stored rule beside the stored numbers.
+    pub fn rule_problem(&self) -> Option<String> {
+        let calibration = self.calibration();
+        let error = calibration.rule?.resolve(&calibration).err()?;
+        Some(format!("held_out.{error}"))
+    }
+
     /// What penalties read of it.
     pub fn calibration(&self) -> Calibration {
         let held_out = self.held_out.clone().unwrap_or_default();
@@ -116,9 +123,6 @@ impl HeldOut {
         problems.extend(number("spread", self.spread, |x| x >= 0.0));
         problems.extend(number("baseline", self.baseline, |_| true));
         problems.extend(number("k", self.k, |x| x >= 0.0));
-        if let Some(Err(error)) = self.penalty.map(|rule| rule.check()) {
-            problems.push(format!("held_out.{error}"));
-        }
         if self.penalty.is_some_and(|rule| rule.relative) {
             problems.push("held_out.penalty.relative: a default must serve single rewards too".into());
         }

@@ -3,6 +3,9 @@
 use super::{Estimate, contraction};
 use crate::{Result, text::TokenSeq};
 
+/// Share of the rewards' prior variances below which that of a difference is the rounding of single precision.
+const ROUNDING: f64 = 1e-10;
+
 /// The posterior of one reward beside those of others.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embedding {
@@ -50,6 +53,11 @@ impl Embedding {
         self
     }
 
+    /// The variance before any preference pair was seen; of an ensemble the mean over its members. `None` without a posterior.
+    pub fn prior_variance(&self) -> Option<f64> {
+        (!self.prior.is_empty()).then(|| dot(&self.prior, &self.prior))
+    }
+
     /// The covariance with another reward.
     pub fn covariance(&self, other: &Self) -> f64 {
         dot(&self.vector, &other.vector) + dot(&self.deviations, &other.deviations)
@@ -63,10 +71,10 @@ impl Embedding {
     /// The contraction of the difference to another reward, of an ensemble within its members; `None` where the prior knows the
     /// difference exactly, as of equal answers.
     pub fn difference_contraction(&self, other: &Self) -> Option<f64> {
-        contraction(
-            squared_distance(&self.vector, &other.vector),
-            squared_distance(&self.prior, &other.prior),
-        )
+        let prior = squared_distance(&self.prior, &other.prior);
+        // Equal answers of two passes differ by rounding.
+        let scale = dot(&self.prior, &self.prior) + dot(&other.prior, &other.prior);
+        contraction(squared_distance(&self.vector, &other.vector), known(prior, scale))
     }
 }
 
@@ -76,11 +84,12 @@ pub fn relative_estimates(embeddings: &[Embedding]) -> Vec<Estimate> {
     let within = centred_squares(embeddings, |embedding| &embedding.vector);
     let prior = centred_squares(embeddings, |embedding| &embedding.prior);
     let between = centred_squares(embeddings, |embedding| &embedding.deviations);
+    let scale = embeddings.iter().map(|e| dot(&e.prior, &e.prior)).sum::<f64>() / embeddings.len() as f64;
     let variances = within.into_iter().zip(prior).zip(between);
     let estimate = |(embedding, ((within, prior), between)): (&Embedding, ((f64, f64), f64))| Estimate {
         mean: embedding.mean,
         variance: embedding.has_variance().then_some(within + between),
-        contraction: contraction(within, prior),
+        contraction: contraction(within, known(prior, scale)),
     };
     embeddings.iter().zip(variances).map(estimate).collect()
 }
@@ -98,6 +107,11 @@ fn centred_squares(embeddings: &[Embedding], of: fn(&Embedding) -> &[f32]) -> Ve
         both.map(|(y, centre)| (f64::from(*y) - centre).powi(2)).sum()
     };
     embeddings.iter().map(square).collect()
+}
+
+/// A prior variance of a difference, or 0 where it is rounding beside those of the rewards.
+fn known(prior: f64, scale: f64) -> f64 {
+    if prior > ROUNDING * scale { prior } else { 0.0 }
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {

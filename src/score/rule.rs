@@ -24,7 +24,7 @@ pub struct PenaltyRule {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(exclusive_minimum = 0.0)]
     pub beta: Option<f64>,
-    /// Percentile of the held-out uncertainties from which on `std`, `variance` and `contraction` subtract: only what lies above it.
+    /// Subtracts only the part of the uncertainty above this percentile of the held-out answers'; for `std`, `variance` and `contraction`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0.0, maximum = 1.0)]
     pub above: Option<f64>,
@@ -62,7 +62,8 @@ impl PenaltyRule {
         self.check()?;
         let Self { kind, k, baseline, beta, above, .. } = *self;
         let missing = |field: &str, what: &str| {
-            let hint = "hint: run `fit` with `--held-out`, or name another `kind`";
+            let hint =
+                "hint: run `calibrate` or `fit --held-out`, or name another `kind`; an ensemble stores none";
             Error::field(
                 format!("penalty{field}"),
                 format!("the adapter's posterior has no stored {what} ({hint})"),

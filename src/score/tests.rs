@@ -75,5 +75,5 @@ fn a_score_is_finite_or_names_the_factor() {
     let want = Rated { mean: 1.0, variance: Some(4.0), std: Some(2.0), contraction: Some(0.75), score: -1.0 };
     assert_eq!(rated, want);
     let message = estimate.rated(Penalty::variance(1e308)).unwrap_err().to_string();
-    assert!(message.starts_with("penalty.k: too large"), "{message}");
+    assert!(message.starts_with("penalty.k: out of range"), "{message}");
 }

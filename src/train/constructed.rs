@@ -54,6 +54,18 @@ const EVASIONS: [&str; 9] = [
 ];
 
 impl Construction {
+    /// The kinds that are made where none are named: those that may be trained on, so that the selection benchmark can judge by others
+    /// ([`crate::shift::AnswerKind::trained`]), and answers that break off.
+    pub const DEFAULT: [Self; 7] = [
+        Self::OffTopic,
+        Self::Shuffled,
+        Self::CutOff,
+        Self::Refusal,
+        Self::Flattery,
+        Self::Spam,
+        Self::Language,
+    ];
+
     /// Returns the name, as flags write it.
     pub fn name(&self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()

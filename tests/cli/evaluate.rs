@@ -8,14 +8,15 @@ const PAIRS: &str = "evaluate pairs --model base --adapter adapter --data pairs.
 const OOD: &str = "evaluate ood --model base --adapter adapter --data pairs.jsonl --max-items 10";
 
 /// Measures of uncertainty in the report of `ood`.
-const MEASURES: [&str; 7] = [
+const MEASURES: [&str; 8] = [
     "single",
     "difference",
     "relative",
     "head",
-    "contraction",
-    "contraction_difference",
-    "contraction_relative",
+    "prior",
+    "one_minus_contraction",
+    "one_minus_contraction_difference",
+    "one_minus_contraction_relative",
 ];
 
 /// Shifts in the order of the report, and whether they keep the prompt.
@@ -79,7 +80,7 @@ fn pairs_are_judged_by_the_point_estimate_and_the_posterior() {
     assert_eq!(keys(&report["reliability"]), both);
     assert_eq!(
         keys(&report["risk_coverage"]),
-        ["difference_std", "difference_uncontracted", "map", "predictive"]
+        ["difference_one_minus_contraction", "difference_std", "map", "predictive"]
     );
     assert_eq!([&report["skipped"], &report["truncated"]], [&json!(0), &json!(0)]);
     for judged in [&report["all"], &report["predictive"]["all"], &report["predictive"]["by_source"]["a"]] {

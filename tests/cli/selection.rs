@@ -87,7 +87,10 @@ fn injected_answers_are_told_apart_by_kind_and_a_fit_stores_what_they_recommend(
         report(&workspace, &format!("{SELECTION} --data pairs.jsonl --inject --max-prompts 24 --seed 0"));
     let measures = selection["selection"]["uncertainties"].as_array().unwrap();
     let names: Vec<&str> = measures.iter().map(|of| of["uncertainty"].as_str().unwrap()).collect();
-    assert_eq!(names, ["std", "std_relative", "prior_variance", "uncontracted", "uncontracted_relative"]);
+    assert_eq!(
+        names,
+        ["std", "std_relative", "prior_variance", "one_minus_contraction", "one_minus_contraction_relative"]
+    );
     for measure in measures {
         let kinds = measure["all"]["kinds"].as_array().unwrap();
         assert!(kinds.len() >= 10, "{measure}");

@@ -31,6 +31,7 @@ impl Seen {
             let uncertainties = Uncertainties {
                 single: estimate.variance.unwrap_or_default(),
                 head: embedding.head_variance,
+                prior: embedding.prior_variance(),
                 difference: first.map(|first| embedding.difference_variance(first)),
                 relative: relative.and_then(|relative| relative.variance),
                 contraction: estimate.contraction,

@@ -155,9 +155,10 @@ fn said(measure: &str) -> &str {
         "difference" => "std of the difference to the good answer",
         "relative" => "std of the difference to the mean of the answers",
         "head" => "std of the reward by the head alone",
-        "contraction" => "1 - contraction of the reward",
-        "contraction_difference" => "1 - contraction of the difference to the good answer",
-        "contraction_relative" => "1 - contraction of the difference to the mean of the answers",
+        "prior" => "std of the reward before any pair was seen",
+        "one_minus_contraction" => "1 - contraction of the reward",
+        "one_minus_contraction_difference" => "1 - contraction of the difference to the good answer",
+        "one_minus_contraction_relative" => "1 - contraction of the difference to the mean of the answers",
         other => other,
     }
 }

@@ -129,6 +129,7 @@ fn preferences(model: &dyn Embed, encoded: &Encoded) -> Result<Preferences> {
         logits,
         variances: if model.has_variances() { variances() } else { None },
         contractions,
+        margins: examples.iter().map(|example| example.margin).collect(),
     })
 }
 
@@ -173,7 +174,7 @@ fn said(name: &str) -> &str {
         "map" => "point estimate",
         "predictive" => "posterior predictive",
         "difference_std" => "std of the difference",
-        "difference_uncontracted" => "1 - contraction of the difference",
+        "difference_one_minus_contraction" => "1 - contraction of the difference",
         other => other,
     }
 }

@@ -44,7 +44,7 @@ pub struct Selection {
     /// off topic, spam, flattery, another language, code
     #[arg(long, env = "REWARDEN_INJECT")]
     inject: bool,
-    /// Injects nothing into pairs of this `source`, where a refusal may be the good answer; repeatable
+    /// Adds no bad answers to prompts of this `source`, where a refusal may be the good answer; repeatable
     #[arg(long, value_name = "NAME", env = "REWARDEN_INJECT_EXCLUDE_SOURCE", value_delimiter = ',')]
     inject_exclude_source: Vec<String>,
     /// The first response of every pool is the good one
@@ -75,7 +75,7 @@ pub struct Selection {
 
 #[derive(Debug, Serialize)]
 struct Report<'a> {
-    /// The rule that the choice half recommends.
+    /// The rule that the choice half recommends, of those that single rewards can have.
     recommended: Option<PenaltyRule>,
     selection: &'a SelectionReport<PenaltyRule, &'static str>,
     /// Accuracy on the pairs themselves.
@@ -101,7 +101,7 @@ impl Selection {
         let given = if self.rule.is_empty() { candidates() } else { self.rule.clone() };
         let outcome = benchmark.run(model.as_ref(), &stored, given)?;
         super::print(&Report {
-            recommended: outcome.recommended(|_| true),
+            recommended: outcome.recommended(|rule| !rule.relative),
             selection: &outcome.selection,
             pairs: &outcome.pairs,
             too_long: benchmark.too_long,

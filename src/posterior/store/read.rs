@@ -57,6 +57,7 @@ fn parse(bytes: &[u8]) -> Result<Contents, String> {
     let mut wrong = quantiles.map(Quantiles::problems).unwrap_or_default();
     let held_out = config.as_ref().and_then(|config| config.held_out.as_ref());
     wrong.extend(held_out.map(HeldOut::problems).unwrap_or_default());
+    wrong.extend(config.as_ref().and_then(FitConfig::rule_problem));
     problems.extend(wrong.into_iter().map(|problem| format!("metadata `config`: {problem}")));
     let (form, claimed) = match sketched {
         true => sketch(&file, metadata(LAYOUT), &mut problems),

@@ -26,9 +26,9 @@ type Measure = fn(&Seen) -> Option<f64>;
 const MEASURES: [(&str, Measure); 5] = [
     ("std", |seen| seen.estimate.variance.map(f64::sqrt)),
     ("std_relative", |seen| seen.uncertainties.relative.map(f64::sqrt)),
-    ("prior_variance", |seen| Some(seen.estimate.variance? / (1.0 - seen.estimate.contraction?))),
-    ("uncontracted", |seen| seen.estimate.contraction.map(|c| 1.0 - c)),
-    ("uncontracted_relative", |seen| seen.uncertainties.contraction_relative.map(|c| 1.0 - c)),
+    ("prior_variance", |seen| seen.uncertainties.prior),
+    ("one_minus_contraction", |seen| seen.estimate.contraction.map(|c| 1.0 - c)),
+    ("one_minus_contraction_relative", |seen| seen.uncertainties.contraction_relative.map(|c| 1.0 - c)),
 ];
 
 /// Settings of the injected answers.
@@ -160,6 +160,9 @@ impl Benchmark {
             let good = good.unwrap_or_default();
             let first = self.prompts.len() - good.len();
             for (at, injected) in inject(&good, injection.seed).into_iter().enumerate() {
+                if self.prompts[first + at].good.is_none() {
+                    continue; // The good answer is too long.
+                }
                 let mut prompt = std::mem::replace(&mut self.prompts[first + at], Prompt::new(String::new()));
                 self.add_injected(&mut prompt, &good[at], injected, args, reader)?;
                 self.prompts[first + at] = prompt;
