@@ -4,6 +4,7 @@ use super::pairs::of_sources;
 use crate::{
     Error, Result,
     data::Pair,
+    posterior::config::Constructed,
     train::constructed::{self, Construction},
 };
 
@@ -30,6 +31,15 @@ impl ConstructedArgs {
             true => Ok(()),
             false => Err(Error::Usage(format!("--constructed: {} is out of range", self.constructed))),
         }
+    }
+
+    /// What a posterior records of them; `None` where there are none.
+    pub fn record(&self) -> Option<Constructed> {
+        (self.constructed > 0.0).then(|| Constructed {
+            share: self.constructed,
+            kinds: self.constructed_kinds.iter().map(Construction::name).collect(),
+            exclude_source: self.constructed_exclude_source.clone(),
+        })
     }
 
     /// Makes the pairs; a seed gives the same ones for ever.

@@ -237,6 +237,7 @@ impl Fit {
             rank: (self.curvature != CurvatureKind::Sketch).then_some(self.rank),
             label_noise: (self.label_noise > 0.0).then_some(self.label_noise),
             pairs: Some(work.train.examples.len()),
+            constructed: self.constructed.record(),
             log_likelihood: Some(fitted.log_likelihood),
             evidence: Some(evidence.log_evidence),
             effective_parameters: Some(evidence.effective_parameters.values().sum()),

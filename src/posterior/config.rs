@@ -38,6 +38,9 @@ pub struct FitConfig {
     pub effective_parameters_by_kind: BTreeMap<BlockKind, f64>,
     /// lambda, by kind of block.
     pub prior_precision: BTreeMap<BlockKind, f64>,
+    /// Constructed pairs among those that the curvature is summed over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub constructed: Option<Constructed>,
     /// Digest of the adapter's tensors, as lower-case hexadecimal; another adapter is refused.
     pub adapter_sha256: Option<String>,
     /// Digest of the chat template; another template is a warning.
@@ -89,6 +92,16 @@ pub struct Base {
     pub layers: usize,
     pub hidden_size: usize,
     pub vocabulary: usize,
+}
+
+/// How many pairs were constructed, of which kinds, and from which sources none.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Constructed {
+    /// Their number, as a share of the data.
+    pub share: f64,
+    pub kinds: Vec<String>,
+    pub exclude_source: Vec<String>,
 }
 
 /// What a fit measured on held-out pairs about rewards themselves.

@@ -17,7 +17,7 @@ use crate::{
     nn::check::{random, values},
     posterior::{
         BlockKind, FitConfig, Posterior, Target,
-        config::{Base, HeldOut, Quantiles},
+        config::{Base, Constructed, HeldOut, Quantiles},
         fit::{Curvature, CurvatureKind, Factors, HeadFactor, Rank, kfac},
     },
     score::{penalty::Kind, rule::PenaltyRule},
@@ -54,6 +54,11 @@ fn config() -> FitConfig {
         adapter_sha256: Some("aa01".into()),
         template_sha256: Some("bb02".into()),
         base: Some(Base { name: "modèle".into(), layers: 1, hidden_size: 6, vocabulary: 10 }),
+        constructed: Some(Constructed {
+            share: 0.5,
+            kinds: vec!["spam".into()],
+            exclude_source: vec!["a".into()],
+        }),
         quantiles: Some(Quantiles {
             single: vec![(0.5, 1.5)],
             difference: vec![(0.5, 0.1), (0.9, 0.7)],
