@@ -139,9 +139,9 @@ fn what_cannot_be_judged_is_refused() {
     workspace.write("pools.jsonl", lines);
     let message = workspace.fail(&format!("{SELECTION} --data pools.jsonl"));
     assert_says(&message, &["pools.jsonl:1", "gold: missing", "--first-is-good"]);
-    let message =
-        workspace.fail(&format!(r#"{SELECTION} --data pairs.jsonl --rule {{"kind":"std","k":-1}}"#));
-    assert_says(&message, &["--rule", "penalty.k"]);
+    let output = workspace.run(&format!(r#"{SELECTION} --data pairs.jsonl --rule {{"kind":"std","k":-1}}"#));
+    assert_eq!(output.status.code(), Some(2));
+    assert_says(&String::from_utf8(output.stderr).unwrap(), &["--rule", "penalty.k"]);
 }
 
 #[test]
