@@ -17,10 +17,10 @@ const ONE_SIDED_80: f64 = 0.841_621_233_572_914;
 ///    first rule always is.
 /// 2. The best rule is the admissible one that picks most good answers among the trained kinds. The other kinds
 ///    are not counted: they show later whether the choice carries over to kinds of bad answers that it did not see.
-/// 3. Of the admissible rules within one standard error of the best share, the one listed first is chosen (the
-///    one-standard-error rule; Breiman et al., 1984). Callers list the mean first and weaker penalties before
-///    stronger ones. The choice is conservative for two reasons: a difference below the standard error is mostly noise, and too
-///    strong a penalty harms where answers are good and alike, which injected answers do not show.
+/// 3. Of the admissible rules within one standard error of the best share, the one with the highest accuracy on the pairs of the
+///    choice half is chosen: a difference below the standard error is mostly noise, and what answers without injected ones say decides
+///    then. Equal accuracies, and data without pairs, leave the one listed first. Callers list the mean first and weaker penalties
+///    before stronger ones.
 ///
 /// The standard error is that of the best share alone. That of the paired difference is usually smaller, and would give stronger
 /// penalties. Returns `None` where no prompt of the choice half has an injected answer of a trained kind.
@@ -42,7 +42,10 @@ pub fn choose<R>(rules: &[RuleSelection<R>], pairs: &[RulePairs<R>]) -> Option<u
         (0..rules.len()).filter(|at| harmless(*at)).filter_map(|at| Some((at, share(at)?))).collect();
     let (_, best) = admissible.iter().max_by(|(_, a), (_, b)| a.share.total_cmp(&b.share))?;
     let least = best.share - standard_error(best);
-    admissible.iter().find(|(_, of)| of.share >= least).map(|(at, _)| *at)
+    let accuracy =
+        |at: usize| pairs.get(at).and_then(|of| Some(of.accuracy.choice?.over_mean.mean)).unwrap_or(0.0);
+    let close = admissible.iter().filter(|(_, of)| of.share >= least).map(|(at, _)| *at);
+    close.reduce(|first, next| if accuracy(next) > accuracy(first) { next } else { first })
 }
 
 /// Standard error of a share, from its Wilson interval: above 0 where every good answer is picked, too.

@@ -315,6 +315,22 @@ fn a_rule_that_may_do_harm_is_not_chosen() {
 }
 
 #[test]
+fn near_ties_are_decided_by_the_pairs() {
+    let accuracies = |differences: [f64; 3]| -> Vec<RulePairs<usize>> {
+        let mut pairs = with_bounds(&[Some(0.0); 3]);
+        for (of, mean) in pairs.iter_mut().zip(differences) {
+            let choice = of.accuracy.choice.as_mut().unwrap();
+            choice.over_mean = Difference { mean, interval: [mean - 0.01, mean + 0.01] };
+        }
+        pairs
+    };
+    let rules = with_shares(&[0.88, 0.9, 0.7]);
+    for (differences, want) in [([0.0, 0.01, 0.05], 1), ([0.0, 0.0, 0.0], 0), ([0.0, -0.005, 0.0], 0)] {
+        assert_eq!(choose(&rules, &accuracies(differences)), Some(want), "{differences:?}");
+    }
+}
+
+#[test]
 fn the_choice_reads_only_the_trained_kinds_of_the_choice_half() {
     // The second rule wins on the choice half, the first on the judged one and among kinds that are not trained on.
     let others = [bad(Spam), bad(Code)];
