@@ -31,6 +31,8 @@ def area(auroc):
 
 def main():
     report = json.load(open(sys.argv[1]))
+    if "considered" in report:  # of `calibrate` or `fit`
+        report = report["considered"] | {"recommended": report["held_out"]["penalty"]}
     rules, pairs = report["selection"]["rules"], report["pairs"] or [None] * len(report["selection"]["rules"])
     print("prompts by half:", report["selection"]["prompts"], "recommended:", report["recommended"], "\n")
     print("| rule | choice half, trained kinds | judged half, all | without refusals | trained kinds | other kinds |"

@@ -8,7 +8,13 @@ use super::{
     output::write_stdout,
     pairs::PairArgs,
 };
-use crate::{Error, Result, hub, posterior::store};
+use crate::{
+    Error, Result,
+    cli::evaluate::selection::Outcome,
+    hub,
+    posterior::{FitConfig, store},
+};
+use serde::Serialize;
 
 /// The flags of `rewarden calibrate`.
 #[derive(Debug, clap::Args)]
@@ -30,6 +36,14 @@ pub struct Calibrate {
     rule: RuleArgs,
 }
 
+/// The posterior's settings with what was measured, and what each rule did.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    config: &'a FitConfig,
+    considered: &'a Option<Outcome>,
+}
+
 impl Calibrate {
     /// Measures the pairs, and writes the posterior with what was measured; its curvature and its prior stay as they are.
     pub fn run(self) -> Result<()> {
@@ -46,11 +60,12 @@ impl Calibrate {
         let pairs = self.pairs.encode_some(self.pairs.read()?, &opened.base.reader())?;
         eprintln!("calibrating on {}", pairs.counts());
         let scoring = Scoring { budget: self.batch_tokens, seed: self.seed };
-        let Measured { quantiles, held_out } =
+        let Measured { quantiles, held_out, considered } =
             self.rule.measure(&opened, &posterior, &pairs, &self.pairs, scoring)?;
         let mut config = posterior.config.take().unwrap_or_default();
         (config.quantiles, config.held_out) = (Some(quantiles), Some(held_out));
-        let report = serde_json::to_string_pretty(&config).map_err(|e| Error::Usage(e.to_string()))?;
+        let report = serde_json::to_string_pretty(&Report { config: &config, considered: &considered })
+            .map_err(|e| Error::Usage(e.to_string()))?;
         posterior.config = Some(config);
         posterior.save(&output)?;
         write_stdout(&format!("{report}\n"))

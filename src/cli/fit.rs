@@ -18,7 +18,7 @@ use crate::{
     model::{adapter::Adapter, head::Outputs},
     posterior::{
         FitConfig, Prior,
-        config::Base,
+        config::{Base, HeldOut, Quantiles},
         fit::{CurvatureKind, Rank},
         store,
     },
@@ -134,8 +134,12 @@ impl Fit {
             }
             None => None,
         };
+        let (considered, measured) = measured
+            .map(|Measured { quantiles, held_out, considered }| (considered, (quantiles, held_out)))
+            .unzip();
         let config = self.config(&work, &fitted, measured)?;
-        let report = report(&config, &fitted, &work, initial_seed)?;
+        let mut report = report(&config, &fitted, &work, initial_seed)?;
+        report["considered"] = json!(considered.flatten());
         fitted.posterior.config = Some(config);
         fitted.posterior.save(&work.output)?;
         Store::new(&work.output, String::new()).finish()?;
@@ -227,9 +231,13 @@ impl Fit {
         Ok(super::train::fingerprint(&start, &work.train.examples))
     }
 
-    fn config(&self, work: &Work, fitted: &Fitted, measured: Option<Measured>) -> Result<FitConfig> {
-        let (quantiles, held_out) =
-            measured.map(|Measured { quantiles, held_out }| (quantiles, held_out)).unzip();
+    fn config(
+        &self,
+        work: &Work,
+        fitted: &Fitted,
+        measured: Option<(Quantiles, HeldOut)>,
+    ) -> Result<FitConfig> {
+        let (quantiles, held_out) = measured.unzip();
         let Work { opened, adapter, .. } = work;
         let (evidence, shape) = (&fitted.evidence, &opened.base.config);
         Ok(FitConfig {

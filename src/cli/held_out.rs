@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::{
     Result,
     cli::{
-        evaluate::selection::{Benchmark, Injection, candidates},
+        evaluate::selection::{Benchmark, Injection, Outcome, candidates},
         model::Opened,
         pairs::{Encoded, PairArgs, of_sources},
         progress::{Progress, Unit},
@@ -19,7 +19,7 @@ use crate::{
         FitConfig, Form, Posterior,
         config::{HeldOut, Quantiles},
     },
-    score::{Embed, Estimate, Scorer, Sharing, batched, penalty::Kind, rule::PenaltyRule, with_variances},
+    score::{Embed, Embedding, Estimate, Scorer, Sharing, penalty::Kind, rule::PenaltyRule, with_variances},
     text::TokenSeq,
     train::{Example, by_tokens},
 };
@@ -31,12 +31,25 @@ const PROBABILITIES: [f64; 13] = [0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7,
 pub struct Measured {
     pub quantiles: Quantiles,
     pub held_out: HeldOut,
+    /// What the rules did on the held-out prompts and pairs; `None` where none was to be chosen.
+    pub considered: Option<Outcome>,
 }
 
 /// A pair's two rewards and their difference, chosen - rejected.
 struct Seen {
     sides: [Estimate; 2],
     difference: Estimate,
+}
+
+impl Seen {
+    fn of(chosen: &Embedding, rejected: &Embedding) -> Self {
+        let difference = Estimate {
+            mean: chosen.mean - rejected.mean,
+            variance: Some(chosen.difference_variance(rejected)),
+            contraction: chosen.difference_contraction(rejected),
+        };
+        Self { sides: [chosen.estimate(), rejected.estimate()], difference }
+    }
 }
 
 /// Settings for the choice of the default rule.
@@ -71,7 +84,8 @@ impl RuleArgs {
         scoring: Scoring,
     ) -> Result<Measured> {
         let seen = seen(&opened.model, posterior, &pairs.examples, scoring.budget)?;
-        let mut measured = Measured { quantiles: quantiles(&seen), held_out: held_out(&seen) };
+        let mut measured =
+            Measured { quantiles: quantiles(&seen), held_out: held_out(&seen), considered: None };
         if self.rule_prompts > 0 {
             let allowed = |pair: &&Pair| !of_sources(pair, &self.rule_exclude_source);
             let mut prompts: Vec<&Pair> = pairs.pairs.iter().filter(allowed).collect();
@@ -108,7 +122,7 @@ fn recommend(
     posterior: &Posterior,
     benchmark: &Benchmark,
 ) -> Result<()> {
-    let Measured { quantiles, held_out } = measured;
+    let Measured { quantiles, held_out, considered } = measured;
     let config = FitConfig {
         quantiles: Some(quantiles.clone()),
         held_out: Some(held_out.clone()),
@@ -121,6 +135,7 @@ fn recommend(
     let by_contraction = |rule: &PenaltyRule| rule.kind == Kind::Contraction && rule.above.is_none();
     // Where every strength harms the pairs, the weakest is the default of the kind.
     held_out.k = outcome.recommended(by_contraction).and_then(|rule| rule.k).or(Some(1.0));
+    *considered = Some(outcome);
     Ok(())
 }
 
@@ -133,18 +148,15 @@ fn by_vectors(
     progress: &mut Progress,
 ) -> Result<Vec<Seen>> {
     let scorer = Scorer::new(model.clone(), Some(posterior.clone()), Sharing::Shared);
-    let sides: Vec<TokenSeq> = pairs.iter().flat_map(|e| [e.chosen.clone(), e.rejected.clone()]).collect();
-    let embedded = batched(&sides, budget, |tokens| progress.add(tokens), |batch| scorer.embed(batch))?;
-    let seen = embedded.chunks_exact(2).map(|pair| {
-        let (chosen, rejected) = (&pair[0], &pair[1]);
-        let difference = Estimate {
-            mean: chosen.mean - rejected.mean,
-            variance: Some(chosen.difference_variance(rejected)),
-            contraction: chosen.difference_contraction(rejected),
-        };
-        Seen { sides: [chosen.estimate(), rejected.estimate()], difference }
-    });
-    Ok(seen.collect())
+    let mut seen = Vec::with_capacity(pairs.len());
+    // No vector outlives its batch.
+    for batch in by_tokens(&pairs.iter().collect::<Vec<_>>(), budget) {
+        let sides: Vec<&TokenSeq> = batch.iter().flat_map(|e| [&e.chosen, &e.rejected]).collect();
+        let embedded = scorer.embed(&sides)?;
+        seen.extend(embedded.chunks_exact(2).map(|pair| Seen::of(&pair[0], &pair[1])));
+        progress.add(sides.iter().map(|side| side.ids.len()).sum());
+    }
+    Ok(in_order(pairs, seen))
 }
 
 /// Of separate blocks, by a backward for the rewards and one for the differences.
@@ -155,8 +167,6 @@ fn by_backwards(
     budget: usize,
     progress: &mut Progress,
 ) -> Result<Vec<Seen>> {
-    let mut order: Vec<usize> = (0..pairs.len()).collect();
-    order.sort_by_key(|at| pairs[*at].tokens());
     let mut seen = Vec::with_capacity(pairs.len());
     for batch in by_tokens(&pairs.iter().collect::<Vec<_>>(), budget) {
         let alone = Packed::sequences(batch.iter().flat_map(|e| [&e.chosen, &e.rejected]));
@@ -167,10 +177,16 @@ fn by_backwards(
         seen.extend(both.map(|(sides, difference)| Seen { sides: [sides[0], sides[1]], difference }));
         progress.add(alone.tokens());
     }
-    // Batches take the shortest first.
+    Ok(in_order(pairs, seen))
+}
+
+/// What was seen of pairs by [`by_tokens`], which takes the shortest first, in the order of the pairs.
+fn in_order(pairs: &[Example], seen: Vec<Seen>) -> Vec<Seen> {
+    let mut order: Vec<usize> = (0..pairs.len()).collect();
+    order.sort_by_key(|at| pairs[*at].tokens());
     let mut placed: Vec<(usize, Seen)> = order.into_iter().zip(seen).collect();
     placed.sort_by_key(|(at, _)| *at);
-    Ok(placed.into_iter().map(|(_, seen)| seen).collect())
+    placed.into_iter().map(|(_, seen)| seen).collect()
 }
 
 fn quantiles(seen: &[Seen]) -> Quantiles {

@@ -16,6 +16,7 @@
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 
 use crate::shift::AnswerKind;
 
@@ -32,6 +33,8 @@ pub use difference::Difference;
 pub use gold::GoldGain;
 pub use harm::{PairAccuracy, RulePairs, ScoredPair, harm};
 pub use picks::{PickShare, Picks};
+
+use picks::lost_to;
 
 /// The half of the data that a prompt belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -88,6 +91,8 @@ pub struct RuleSelection<R> {
     pub rule: R,
     #[serde(flatten)]
     pub measures: ByHalf<RuleMeasures>,
+    /// Prompts of the judged half whose good answer is not picked, by the kind of the injected answer that is picked instead.
+    pub lost_to: BTreeMap<AnswerKind, usize>,
 }
 
 /// Measures of one uncertainty.
@@ -161,7 +166,11 @@ pub fn report<R: Clone, M: Clone>(
             picks: Picks::of(prompts, at),
             gold: GoldGain::of(prompts, at),
         };
-        RuleSelection { rule: rule.clone(), measures: ByHalf::of(prompts, ScoredPrompt::key, of) }
+        RuleSelection {
+            rule: rule.clone(),
+            measures: ByHalf::of(prompts, ScoredPrompt::key, of),
+            lost_to: lost_to(prompts, at),
+        }
     };
     let uncertainty = |(at, uncertainty): (usize, &M)| UncertaintyAurocs {
         uncertainty: uncertainty.clone(),

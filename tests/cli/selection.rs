@@ -117,6 +117,15 @@ fn injected_answers_are_told_apart_by_kind_and_a_fit_stores_what_they_recommend(
     assert_eq!((rules.len(), &selection["left_out"]), (rules.len().max(20), &json!([])));
     assert_eq!(selection["pairs"].as_array().unwrap().len(), rules.len());
     assert_eq!(number(&selection["pairs"][0]["all"]["over_mean"]["mean"]), 0.0);
+    // Every pair of the report belongs to one source, and the fit's own report says what the rules did.
+    let sources = selection["pairs"][0]["sources"].as_object().unwrap();
+    let of_sources: f64 = sources.values().map(|of| number(&of["pairs"])).sum();
+    assert_eq!(of_sources, number(&selection["pairs"][0]["all"]["pairs"]));
+    let lost: f64 = rules[0]["lost_to"].as_object().unwrap().values().map(number).sum();
+    let picks = &rules[0]["judged"]["picks"]["all"];
+    assert!((lost - number(&picks["prompts"]) * (1.0 - number(&picks["share"]))).abs() < 1e-9, "{picks}");
+    let considered = fitted["considered"]["selection"]["rules"].as_array().unwrap();
+    assert!(considered.iter().any(|of| of["rule"] == held_out["penalty"]), "{held_out}");
     // What the fit stored is one of the rules that serve single rewards, and `score` applies it.
     assert!(rules.iter().any(|of| of["rule"] == held_out["penalty"]), "{held_out}");
     assert!(held_out["penalty"].get("relative").is_none() && number(&held_out["k"]) > 0.0, "{held_out}");
@@ -170,7 +179,7 @@ fn a_posterior_is_calibrated_as_its_fit_would_have_done() {
     let calibrate = "calibrate --model base --adapter adapter --data pairs.jsonl --rule-prompts 24";
     let calibrated = report(&workspace, calibrate);
     // The file's curvature is rounded to single precision.
-    for name in ["quantiles", "held_out", "evidence", "pairs"] {
+    for name in ["quantiles", "held_out", "evidence", "pairs", "considered"] {
         assert_close(&calibrated[name], &fitted[name]);
     }
     let number = |line: &str, name: &str| serde_json::from_str::<Value>(line).unwrap()[name].as_f64();

@@ -28,7 +28,7 @@ use serde::Serialize;
 mod benchmark;
 mod rules;
 
-pub(in crate::cli) use benchmark::{Benchmark, Injection};
+pub(in crate::cli) use benchmark::{Benchmark, Injection, Outcome};
 pub(in crate::cli) use rules::candidates;
 
 /// Flags of `rewarden evaluate selection`.

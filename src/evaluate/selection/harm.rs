@@ -1,6 +1,7 @@
 //! Accuracy of rules on preference pairs, to show that a penalty does no harm where nothing is injected.
 
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 use super::{ByHalf, Difference};
 use crate::evaluate::{
@@ -13,6 +14,8 @@ use crate::evaluate::{
 pub struct ScoredPair {
     /// Text of the prompt.
     pub key: String,
+    /// Where the pair is from; empty where the data does not say.
+    pub source: String,
     /// Scores of the preferred answer.
     pub chosen: Vec<f64>,
     /// Scores of the other answer.
@@ -38,6 +41,8 @@ pub struct RulePairs<R> {
     pub rule: R,
     #[serde(flatten)]
     pub accuracy: ByHalf<Option<PairAccuracy>>,
+    /// Accuracy on all pairs of each source.
+    pub sources: BTreeMap<String, PairAccuracy>,
 }
 
 /// Measures the accuracy of every rule on preference pairs. The first rule is the one that the others are compared with.
@@ -51,9 +56,19 @@ pub fn harm<R: Clone>(rules: &[R], pairs: &[ScoredPair]) -> Vec<RulePairs<R>> {
     }
     let of = |(at, rule): (usize, &R)| {
         let accuracy = ByHalf::of(pairs, |pair| &pair.key, |pairs| PairAccuracy::of(pairs, at));
-        RulePairs { rule: rule.clone(), accuracy }
+        RulePairs { rule: rule.clone(), accuracy, sources: by_source(pairs, at) }
     };
     rules.iter().enumerate().map(of).collect()
+}
+
+fn by_source(pairs: &[ScoredPair], rule: usize) -> BTreeMap<String, PairAccuracy> {
+    let mut sources: BTreeMap<&str, Vec<&ScoredPair>> = BTreeMap::new();
+    for pair in pairs {
+        sources.entry(&pair.source).or_default().push(pair);
+    }
+    let measured =
+        |(source, of): (&str, Vec<&ScoredPair>)| Some((source.to_owned(), PairAccuracy::of(&of, rule)?));
+    sources.into_iter().filter_map(measured).collect()
 }
 
 impl PairAccuracy {

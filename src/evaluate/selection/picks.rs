@@ -1,8 +1,9 @@
 //! Shares of prompts whose good answer is picked.
 
 use serde::Serialize;
+use std::collections::BTreeMap;
 
-use super::{Difference, ScoredPrompt};
+use super::{Difference, Half, ScoredPrompt};
 use crate::{
     evaluate::{mean, pairs::wilson},
     shift::AnswerKind,
@@ -35,6 +36,23 @@ pub struct PickShare {
     pub interval: [f64; 2],
     /// This share minus the first rule's, prompt by prompt.
     pub over_mean: Difference,
+}
+
+/// Counts the prompts of the judged half where an injected answer is picked, by its kind; the good answer wins a tie.
+pub(super) fn lost_to(prompts: &[ScoredPrompt], rule: usize) -> BTreeMap<AnswerKind, usize> {
+    let mut counts = BTreeMap::new();
+    for prompt in prompts.iter().filter(|prompt| Half::of(&prompt.key) == Half::Judged) {
+        let Some(good) = prompt.good else { continue };
+        let scores = prompt.scores[rule].iter().enumerate();
+        let best = scores.fold(good, |best, (at, score)| match *score > prompt.scores[rule][best] {
+            true => at,
+            false => best,
+        });
+        if let Some(kind) = prompt.answers[best].kind {
+            *counts.entry(kind).or_default() += 1;
+        }
+    }
+    counts
 }
 
 /// The answers that compete with the good one.

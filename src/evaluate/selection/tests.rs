@@ -73,6 +73,11 @@ fn picks_by_hand() {
     // Every one of the differences 1/2, 0 and 1/2 can be the only one in a resample.
     assert_eq!(all.over_mean.interval, [0.0, 0.5]);
     assert_eq!(rules[0].measures.all.picks.all.unwrap().over_mean.interval, [0.0; 2]);
+    // The only prompt of the judged half ends in a tie with the good answer.
+    assert_eq!(rules[0].lost_to, BTreeMap::new());
+    let lost = self::rules(&[prompt("e", &[bad(Spam), bad(Code)], &[&[1.0, 2.0, 3.0], &[0.0, 2.0, 1.0]])]);
+    assert_eq!(lost[0].lost_to, [(Code, 1)].into());
+    assert_eq!(lost[1].lost_to, [(Spam, 1)].into());
 }
 
 #[test]
@@ -239,7 +244,12 @@ fn an_injected_answer_cannot_be_the_good_one() {
 
 fn pair(key: &str, differences: &[f64]) -> ScoredPair {
     let rejected = vec![1.0; differences.len()];
-    ScoredPair { key: key.into(), chosen: differences.iter().map(|d| 1.0 + d).collect(), rejected }
+    ScoredPair {
+        key: key.into(),
+        source: key.into(),
+        chosen: differences.iter().map(|d| 1.0 + d).collect(),
+        rejected,
+    }
 }
 
 #[test]
@@ -254,6 +264,8 @@ fn pairs_by_hand() {
     assert_close(&other.over_mean.interval, &[-1.0, 0.25], 1e-15);
     assert_eq!((harm[1].accuracy.judged, harm[1].accuracy.all), (None, Some(other)));
     assert_eq!(mean.over_mean, Difference { mean: 0.0, interval: [0.0; 2] });
+    let of_sources = harm[1].sources.iter().map(|(source, of)| (source.as_str(), of.pairs, of.accuracy));
+    assert_eq!(of_sources.collect::<Vec<_>>(), [("a", 2, 0.75), ("b", 1, 0.0)]);
 }
 
 /// Rules that pick this share of 100 good answers among trained kinds on the choice half.
@@ -265,7 +277,8 @@ fn with_shares(shares: &[f64]) -> Vec<RuleSelection<usize>> {
             Some(PickShare { prompts: 100, share: *share, interval: wilson(*share, 100.0), over_mean });
         let choice = RuleMeasures { picks: Picks { trained, ..none }, gold: None };
         let other = RuleMeasures { picks: none, gold: None };
-        RuleSelection { rule, measures: ByHalf { choice, judged: other, all: other } }
+        let measures = ByHalf { choice, judged: other, all: other };
+        RuleSelection { rule, measures, lost_to: BTreeMap::new() }
     };
     shares.iter().enumerate().map(of).collect()
 }
@@ -279,7 +292,7 @@ fn with_bounds(bounds: &[Option<f64>]) -> Vec<RulePairs<usize>> {
             interval: [0.5, 0.7],
             over_mean: Difference { mean: 0.0, interval: [bound, -bound] },
         });
-        RulePairs { rule, accuracy: ByHalf { choice, judged: None, all: choice } }
+        RulePairs { rule, accuracy: ByHalf { choice, judged: None, all: choice }, sources: BTreeMap::new() }
     };
     bounds.iter().enumerate().map(of).collect()
 }

@@ -1,5 +1,7 @@
 //! The answers that rules choose from, and the choices once a model has scored them.
 
+use serde::Serialize;
+
 use crate::{
     Result,
     cli::{
@@ -49,9 +51,11 @@ pub(in crate::cli) struct Benchmark {
 }
 
 /// A prompt's answers, side by side.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Prompt {
     key: String,
+    /// Where a pair is from.
+    source: String,
     sequences: Vec<TokenSeq>,
     answers: Vec<ScoredAnswer>,
     good: Option<usize>,
@@ -61,11 +65,12 @@ struct Prompt {
 #[derive(Debug)]
 struct Known {
     key: String,
+    source: String,
     sides: [Estimate; 2],
 }
 
 /// The choices of all rules, measured.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(in crate::cli) struct Outcome {
     pub selection: SelectionReport<PenaltyRule, &'static str>,
     pub pairs: Vec<RulePairs<PenaltyRule>>,
@@ -90,6 +95,7 @@ impl Benchmark {
         let both = encoded.pairs.iter().zip(&encoded.examples);
         self.pairs.extend(both.map(|(pair, example)| Prompt {
             key: key_of(pair),
+            source: pair.source.clone().unwrap_or_default(),
             sequences: vec![example.chosen.clone(), example.rejected.clone()],
             answers: Vec::new(),
             good: Some(0),
@@ -98,7 +104,12 @@ impl Benchmark {
 
     /// Adds the accuracy of pairs whose chosen and rejected answers are scored already: only rules of single rewards can judge them.
     pub(in crate::cli) fn add_known<'a>(&mut self, pairs: impl Iterator<Item = (&'a Pair, [Estimate; 2])>) {
-        self.known.extend(pairs.map(|(pair, sides)| Known { key: key_of(pair), sides }));
+        let known = |(pair, sides): (&Pair, _)| Known {
+            key: key_of(pair),
+            source: pair.source.clone().unwrap_or_default(),
+            sides,
+        };
+        self.known.extend(pairs.map(known));
     }
 
     /// Adds the chosen answers of at most `most` different prompts, each beside injected bad ones.
@@ -228,11 +239,13 @@ impl Benchmark {
             self.prompts.iter().zip(&seen).map(|(prompt, seen)| prompt.scored(seen, &rules)).collect();
         let pair = |(prompt, seen): (&Prompt, &Vec<Seen>)| ScoredPair {
             key: prompt.key.clone(),
+            source: prompt.source.clone(),
             chosen: rules.iter().map(|rule| score(rule, &seen[0])).collect(),
             rejected: rules.iter().map(|rule| score(rule, &seen[1])).collect(),
         };
-        let known = |Known { key, sides: [chosen, rejected] }: &Known| ScoredPair {
+        let known = |Known { key, source, sides: [chosen, rejected] }: &Known| ScoredPair {
             key: key.clone(),
+            source: source.clone(),
             chosen: rules.iter().map(|(penalty, _)| penalty.score(chosen)).collect(),
             rejected: rules.iter().map(|(penalty, _)| penalty.score(rejected)).collect(),
         };
@@ -248,7 +261,7 @@ impl Benchmark {
 
 impl Prompt {
     fn new(key: String) -> Self {
-        Self { key, sequences: Vec::new(), answers: Vec::new(), good: None }
+        Self { key, ..Self::default() }
     }
 
     fn scored(&self, seen: &[Seen], rules: &[(Penalty, PenaltyRule)]) -> ScoredPrompt {
