@@ -29,12 +29,8 @@ def area(auroc):
     return "" if auroc is None else f"{auroc['area']:.2f} ({auroc['interval'][0]:.2f} to {auroc['interval'][1]:.2f})"
 
 
-def main():
-    report = json.load(open(sys.argv[1]))
-    if "considered" in report:  # of `calibrate` or `fit`
-        report = report["considered"] | {"recommended": report["held_out"]["penalty"]}
-    rules, pairs = report["selection"]["rules"], report["pairs"] or [None] * len(report["selection"]["rules"])
-    print("prompts by half:", report["selection"]["prompts"], "recommended:", report["recommended"], "\n")
+def picked(rules, pairs):
+    """How often each rule picks the good answer, and its accuracy on pairs."""
     print("| rule | choice half, trained kinds | judged half, all | without refusals | trained kinds | other kinds |"
           " accuracy on pairs, judged half | over the mean's, all pairs |")
     print("|---|---|---|---|---|---|---|---|")
@@ -45,6 +41,16 @@ def main():
         cells += ["", ""] if not of or not of["judged"] else [
             f"{of['judged']['accuracy']:.3f}", change(of["all"]["over_mean"])]
         print("| " + " | ".join(cells) + " |")
+
+
+def main():
+    report = json.load(open(sys.argv[1]))
+    if "considered" in report:  # of `calibrate` or `fit`
+        report = report["considered"] | {"recommended": report["held_out"]["penalty"]}
+    rules, pairs = report["selection"]["rules"], report["pairs"] or [None] * len(report["selection"]["rules"])
+    print("prompts by half:", report["selection"]["prompts"], "recommended:", report["recommended"], "\n")
+    if report["pairs"] or rules[0]["all"]["picks"]["all"]:
+        picked(rules, pairs)
     if any(rule["all"]["gold"] for rule in rules):
         print("\n| rule | gold over a random answer | gold over the mean's choice |\n|---|---|---|")
         for rule in rules:

@@ -22,6 +22,10 @@ pub struct ConstructedArgs {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     #[arg(env = "REWARDEN_CONSTRUCTED_EXCLUDE_SOURCE")]
     pub constructed_exclude_source: Vec<String>,
+    /// Makes no refusals, evasions or empty answers for this `source`, where they may be better than the chosen answer; repeatable
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(env = "REWARDEN_CONSTRUCTED_REFUSAL_SOURCE")]
+    pub constructed_refusal_source: Vec<String>,
 }
 
 impl ConstructedArgs {
@@ -39,6 +43,7 @@ impl ConstructedArgs {
             share: self.constructed,
             kinds: self.constructed_kinds.iter().map(Construction::name).collect(),
             exclude_source: self.constructed_exclude_source.clone(),
+            refusal_source: self.constructed_refusal_source.clone(),
         })
     }
 
@@ -47,6 +52,7 @@ impl ConstructedArgs {
         let count = (self.constructed * data.len() as f64).round() as usize;
         let usable: Vec<&Pair> =
             data.iter().filter(|pair| !of_sources(pair, &self.constructed_exclude_source)).collect();
-        constructed::pairs(&usable, &self.constructed_kinds, count, seed)
+        let may_refuse = |pair: &Pair| of_sources(pair, &self.constructed_refusal_source);
+        constructed::pairs(&usable, &self.constructed_kinds, may_refuse, count, seed)
     }
 }

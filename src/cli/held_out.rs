@@ -31,7 +31,7 @@ const PROBABILITIES: [f64; 13] = [0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7,
 pub struct Measured {
     pub quantiles: Quantiles,
     pub held_out: HeldOut,
-    /// What the rules did on the held-out prompts and pairs; `None` where none was to be chosen.
+    /// Measures of every rule on the held-out prompts and pairs; `None` where no rule was to be chosen.
     pub considered: Option<Outcome>,
 }
 

@@ -190,6 +190,7 @@ impl Train {
             "max_gradient_norm": o.max_gradient_norm, "centring": o.centring, "constructed": self.constructed.constructed,
             "constructed_kinds": self.constructed.constructed_kinds.iter().map(Construction::name).collect::<Vec<_>>(),
             "constructed_exclude_source": self.constructed.constructed_exclude_source,
+            "constructed_refusal_source": self.constructed.constructed_refusal_source,
             "pairs": train.examples.len(), "skipped": train.skipped, "truncated": train.truncated,
             "steps": outcome.records.len(), "tokens": outcome.records.last().map_or(0, |record| record.tokens),
             "first_loss": outcome.records.first().map(|record| record.loss), "last_loss": recent_loss(&outcome.records),

@@ -102,6 +102,9 @@ pub struct Constructed {
     pub share: f64,
     pub kinds: Vec<String>,
     pub exclude_source: Vec<String>,
+    /// Sources for which no refusals, evasions or empty answers were made.
+    #[serde(default)]
+    pub refusal_source: Vec<String>,
 }
 
 /// What a fit measured on held-out pairs about rewards themselves.

@@ -80,6 +80,11 @@ impl Construction {
         }
     }
 
+    /// Returns true for an answer that declines, which may be right where the request is harmful.
+    fn declines(self) -> bool {
+        matches!(self, Self::Refusal | Self::Evasion | Self::Empty)
+    }
+
     /// An answer to `source` of this kind; it may happen to be the chosen one.
     fn answer(self, source: &Source, sources: &[Source], rng: &mut impl Rng) -> Option<String> {
         let words: Vec<&str> = source.chosen.split_whitespace().collect();
@@ -101,9 +106,19 @@ impl Construction {
     }
 }
 
-/// Makes `count` pairs of these kinds from pairs whose answers are single messages; fewer if there are none such.
-pub fn pairs(from: &[&Pair], kinds: &[Construction], count: usize, seed: u64) -> Vec<Pair> {
-    let usable: Vec<Source> = from.iter().copied().filter_map(Source::of).collect();
+/// Makes `count` pairs of these kinds from pairs whose answers are single messages; fewer if there are none such. Where a pair
+/// `may_refuse`, no answer that declines is made for it.
+pub fn pairs(
+    from: &[&Pair],
+    kinds: &[Construction],
+    may_refuse: impl Fn(&Pair) -> bool,
+    count: usize,
+    seed: u64,
+) -> Vec<Pair> {
+    let mut usable: Vec<Source> = Vec::new();
+    for pair in from {
+        usable.extend(Source::of(pair).map(|source| Source { may_refuse: may_refuse(pair), ..source }));
+    }
     if usable.len() < 2 {
         return Vec::new();
     }
@@ -115,12 +130,14 @@ struct Source<'a> {
     place: Option<&'a Place>,
     prompt: &'a [Message],
     chosen: &'a str,
+    may_refuse: bool,
 }
 
 impl<'a> Source<'a> {
     fn of(pair: &'a Pair) -> Option<Self> {
         let chosen = pair.chosen_text.as_deref().filter(|text| text.split_whitespace().count() >= 3)?;
-        Some(Self { place: pair.place.as_ref(), prompt: pair.prompt.as_deref()?, chosen })
+        let (place, prompt) = (pair.place.as_ref(), pair.prompt.as_deref()?);
+        Some(Self { place, prompt, chosen, may_refuse: false })
     }
 
     fn with(&self, rejected: String) -> Pair {
@@ -143,6 +160,8 @@ impl<'a> Source<'a> {
 
 fn made(sources: &[Source], kinds: &[Construction], rng: &mut impl Rng) -> Option<Pair> {
     let source = sources.choose(rng)?;
+    let fits = |kind: &&Construction| !(source.may_refuse && kind.declines());
+    let kinds: Vec<Construction> = kinds.iter().filter(fits).copied().collect();
     let kind = kinds.choose_weighted(rng, |kind| kind.weight()).ok()?;
     let rejected = kind.answer(source, sources, rng)?;
     (rejected != source.chosen).then(|| source.with(rejected))
@@ -178,7 +197,7 @@ mod tests {
     fn a_seed_gives_the_same_pairs_for_ever() {
         let data = data();
         let from: Vec<&Pair> = data.iter().collect();
-        let made: Vec<String> = pairs(&from, Construction::value_variants(), 24, 7)
+        let made: Vec<String> = pairs(&from, Construction::value_variants(), |_| false, 24, 7)
             .into_iter()
             .filter_map(|pair| pair.rejected_text)
             .collect();
@@ -209,5 +228,23 @@ mod tests {
             "w1.0 w1.1 w1.2 w1.3 w1.4",
         ];
         assert_eq!(made, want);
+    }
+
+    #[test]
+    fn where_a_refusal_may_be_right_none_is_made() {
+        let data = data();
+        let from: Vec<&Pair> = data.iter().collect();
+        let kinds = [Construction::Refusal, Construction::Evasion, Construction::Empty, Construction::Spam];
+        let first = |pair: &Pair| pair.prompt == data[0].prompt;
+        let made = pairs(&from, &kinds, first, 200, 1);
+        let declined = |pair: &&Pair| {
+            let rejected = pair.rejected_text.as_deref().unwrap_or_default();
+            rejected.is_empty() || EVASIONS.contains(&rejected) || phrases::REFUSALS.contains(&rejected)
+        };
+        let (of_first, of_others): (Vec<&Pair>, Vec<&Pair>) = made.iter().partition(|pair| first(pair));
+        assert!(!of_first.is_empty() && of_first.iter().all(|pair| !declined(pair)));
+        assert!(of_others.iter().any(declined));
+        // Without a kind that fits nothing is made, and nothing loops.
+        assert!(pairs(&from, &kinds[..3], |_| true, 10, 1).is_empty());
     }
 }

@@ -14,7 +14,7 @@ use crate::evaluate::{
 pub struct ScoredPair {
     /// Text of the prompt.
     pub key: String,
-    /// Where the pair is from; empty where the data does not say.
+    /// Source of the pair; empty where the data does not name one.
     pub source: String,
     /// Scores of the preferred answer.
     pub chosen: Vec<f64>,

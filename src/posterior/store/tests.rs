@@ -58,6 +58,7 @@ fn config() -> FitConfig {
             share: 0.5,
             kinds: vec!["spam".into()],
             exclude_source: vec!["a".into()],
+            refusal_source: vec!["harmless".into()],
         }),
         quantiles: Some(Quantiles {
             single: vec![(0.5, 1.5)],

@@ -54,7 +54,7 @@ pub(in crate::cli) struct Benchmark {
 #[derive(Debug, Default)]
 struct Prompt {
     key: String,
-    /// Where a pair is from.
+    /// Source of a pair.
     source: String,
     sequences: Vec<TokenSeq>,
     answers: Vec<ScoredAnswer>,
