@@ -20,7 +20,7 @@ import load
 
 README = os.path.join(HERE, "..", "README.md")
 HOST = "http://127.0.0.1:8080"
-# An indented command, at most a few words between, and the block.
+# An indented command, perhaps the word "replies", and a block of JSON.
 SHOWN = re.compile(r"^(    curl -s " + re.escape(HOST) + r"(?:.*\n)+?)\n(?:replies\n\n)?```json\n((?:.*\n)+?)```\n", re.MULTILINE)
 TOLERANCE = 1e-3
 

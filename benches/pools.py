@@ -12,23 +12,15 @@ import os
 import subprocess
 import sys
 
-from study import REFUSALS, Study, arguments, lines, write
+from study import REFUSALS, Study, arguments
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 class Pools(Study):
-    def some(self, name, whole, count):
-        """The first of some pairs, which are in a random order."""
-        path = self.at(name)
-        if not os.path.exists(path):
-            write(path, lines(whole)[:count])
-        return path
-
     def judge(self, name):
         """Fits a proxy's posterior, calibrates it, and has its rules choose from the pools."""
-        held_out = self.some(f"held-out-{self.args.test}.jsonl", self.held_out(), self.args.test)
-        self.fit(name, self.at(name + ".jsonl"), "--max-length", "384", "--held-out", held_out, "--rule-prompts", "0")
+        self.fit(name, self.at(name + ".jsonl"), "--max-length", "384", "--held-out", self.some_held_out(), "--rule-prompts", "0")
         report = name + "-selection"
         if not os.path.exists(self.at(report + ".json")):
             self.run(report, "evaluate", "selection", "--data", self.at("pools.jsonl"), "--adapter", self.at(name),

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 
-from study import Study, arguments, lines, write
+from study import Study, arguments, lines
 
 FILES = ("adapter_config.json", "adapter_model.safetensors", "training.json")
 KINDS = {
@@ -39,13 +39,6 @@ class Table(Study):
                 os.symlink(os.path.join("..", "proxy-1", file), self.at(name, file))
         self.fit(name, self.at("proxy-1.jsonl"), "--max-length", "384", "--max-pairs", str(self.args.pairs), *flags)
         return ["--adapter", self.at(name)]
-
-    def some_held_out(self):
-        """The first of the held-out pairs, which are in a random order."""
-        path = self.at(f"held-out-{self.args.test}.jsonl")
-        if not os.path.exists(path):
-            write(path, lines(self.held_out())[:self.args.test])
-        return path
 
     def report(self, name, *command):
         if not os.path.exists(self.at(name + ".json")):

@@ -123,6 +123,13 @@ class Study:
             write(self.at("held-out.jsonl"), [self.flipped(draw, *p) for p in labelled])
         return self.at("held-out.jsonl")
 
+    def some_held_out(self):
+        """The first `args.test` of the held-out pairs, which are in a random order."""
+        path = self.at(f"held-out-{self.args.test}.jsonl")
+        if not os.path.exists(path):
+            write(path, lines(self.held_out())[:self.args.test])
+        return path
+
     def pools(self):
         pools = lines(self.data("pools.jsonl.gz"))
         prompt = lambda p: [{"role": "user", "content": p}] if isinstance(p, str) else p
