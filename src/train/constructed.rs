@@ -11,6 +11,7 @@ use crate::{
 use clap::ValueEnum;
 use rand::{Rng, SeedableRng, seq::IndexedRandom};
 
+mod neighbour;
 mod phrases;
 
 /// A way to make an answer that is evidently worse than the chosen one.
@@ -38,6 +39,8 @@ pub enum Construction {
     Spam,
     /// Sentences in another language
     Language,
+    /// The longest chosen answer of the prompts that are most like this one
+    Neighbour,
 }
 
 /// Answers that evade every question.
@@ -56,8 +59,9 @@ const EVASIONS: [&str; 9] = [
 impl Construction {
     /// The kinds that are made where none are named: those that may be trained on, so that the selection benchmark can judge by others
     /// ([`crate::shift::AnswerKind::trained`]), and answers that break off.
-    pub const DEFAULT: [Self; 7] = [
+    pub const DEFAULT: [Self; 8] = [
         Self::OffTopic,
+        Self::Neighbour,
         Self::Shuffled,
         Self::CutOff,
         Self::Refusal,
@@ -71,11 +75,11 @@ impl Construction {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// Relative frequency of the kind. Off-topic answers and refusals are drawn more often: they are fluent, and so hardest to reject.
+    /// Relative frequency of the kind. Answers to other prompts and refusals are drawn more often: they are fluent, and so hardest to reject.
     fn weight(self) -> usize {
         match self {
-            Self::OffTopic => 4,
-            Self::Refusal => 3,
+            Self::OffTopic | Self::Refusal => 4,
+            Self::Neighbour => 3,
             _ => 1,
         }
     }
@@ -102,6 +106,7 @@ impl Construction {
             Self::Flattery => phrases::flattery(bytes, rng),
             Self::Spam => phrases::spam(bytes, rng),
             Self::Language => phrases::language(bytes, rng),
+            Self::Neighbour => neighbour::answer(source, sources, rng)?,
         })
     }
 }
