@@ -91,7 +91,7 @@ class Round:
         items = [json.loads(body)["items"][0] for body in self.bodies]
         body = json.dumps({"items": [items[index % ITEMS] for index in range(STREAMED)], **MORE}).encode()
         reader, writer = await asyncio.open_connection("127.0.0.1", self.service.port)
-        head = f"POST /v1/rewards/stream HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        head = f"POST /v1/rewards/stream HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         try:
             answer = await reader.readuntil(b"\r\n0\r\n\r\n")

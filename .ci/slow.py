@@ -39,7 +39,7 @@ GROWTH = 32 << 20
 ITEM = {"input_ids": [100, 200]}
 WIDE = {**ITEM, "id": "x" * 8000}                  # comes back with the reward: the system buffers up to 4 MB of answers
 MORE = {"penalty": {"kind": "none"}}
-FIELDS = "host: x\r\ncontent-type: application/json\r\n"
+FIELDS = "host: localhost\r\ncontent-type: application/json\r\n"
 
 
 def request(path, items, item=ITEM):

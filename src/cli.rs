@@ -6,6 +6,7 @@
 use crate::{
     Error, Result, http,
     telemetry::{self, Format},
+    text::apart,
 };
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
@@ -79,6 +80,9 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Prints the OpenAPI document of the service
     Openapi,
+    /// Renders a chat template for a service, in a process of its own
+    #[command(name = apart::COMMAND, hide = true)]
+    RenderTemplate,
 }
 
 impl Cli {
@@ -102,6 +106,7 @@ impl Cli {
             Command::Render(render) => render.run(),
             Command::Inspect(inspect) => inspect.run(),
             Command::Openapi => openapi(),
+            Command::RenderTemplate => apart::serve().map_err(Error::io("<stdin>")),
         }
     }
 }

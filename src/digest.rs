@@ -35,6 +35,15 @@ pub fn fingerprint(parts: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     text
 }
 
+/// SHA-256 over the digest of each of several files, whatever they are called, as lower-case hexadecimal.
+pub fn of_files(files: &[PathBuf]) -> Result<String> {
+    let mut digest = Sha256::new();
+    for file in files {
+        digest.update(of_file(file).map_err(Error::io(file))?);
+    }
+    Ok(hex(digest.finalize()))
+}
+
 /// A digest of the file at a path, or of a folder's files of which models are made, by their names.
 pub fn of_path(path: &Path) -> Result<String> {
     let mut files: Vec<PathBuf> = match path.is_dir() {

@@ -1,7 +1,7 @@
 //! Requests become batches: an async handle before a thread that scores.
 //!
 //! ```text
-//! score -> admit (gate: rate, pace, bounds) -> tokenise (blocking pool) -> known? (cache) -> queue (lines, fair)
+//! score -> admit (gate: rate, pace, bounds) -> tokenise (threads, fair) -> known? (cache) -> queue (lines, fair)
 //!       -> batch by token budget (worker) -> reply (to all who wait)
 //! ```
 //!
@@ -11,16 +11,16 @@
 
 use std::{sync::Arc, thread, time::Instant};
 
-use tokio::{
-    sync::{oneshot::Receiver, watch},
-    task::spawn_blocking,
-};
-use tracing::Span;
+use tokio::sync::{oneshot::Receiver, watch};
 
 use crate::{
     Error, Result,
     item::Placed,
-    score::{Embedding, Estimate, Want, penalty::Penalty, select::Selected},
+    score::{
+        Embedding, Estimate, Want,
+        penalty::Penalty,
+        select::{Selected, Waves, distinct},
+    },
     telemetry::metrics::Metrics,
     text::TokenSeq,
 };
@@ -35,22 +35,29 @@ pub mod queue;
 pub mod rate;
 pub mod registry;
 mod reply;
+pub mod shares;
 mod task;
 pub mod terms;
+mod threads;
 pub mod times;
 mod worker;
 
-use cache::{Cache, Sum};
+use cache::{Cache, Flight, Sum};
 use gate::{Gate, Ticket};
 use job::{Asking, estimated};
-pub use job::{Job, Seen, by_size};
-use queue::{Load, Queue, Work};
+pub use job::{Job, Seen, by_size, tokens_of};
+use queue::{Load, Work};
 use rate::Allowance;
 use registry::{Model, Registry};
 use reply::{Reply, Way};
 use task::{Ask, Asked, Order};
+use terms::Terms;
+use threads::Threads;
 use times::Stage;
 use worker::Worker;
+
+/// Batches that a selection may take in one piece: in a larger one, all others would wait for its end.
+const PIECE: usize = 4;
 
 /// How much waits, and how much is scored at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,6 +116,7 @@ struct Inner {
     config: Config,
     registry: Registry,
     gate: Arc<Gate>,
+    threads: Threads,
     cache: Option<Arc<Cache<Estimate>>>,
     health: Arc<watch::Sender<Health>>,
     metrics: Arc<Metrics>,
@@ -126,8 +134,8 @@ impl Engine {
     pub fn start(models: Vec<Model>, config: &Config, metrics: Arc<Metrics>) -> Result<Self> {
         let registry = Registry::new(models)?;
         let bounds = Load { tokens: config.queue_tokens, items: config.queue_items };
-        let queue = Queue::new(bounds, config.batch_tokens);
-        let gate = Arc::new(Gate::new(queue, config.allowance, Arc::clone(&metrics)));
+        let gate = Gate::new(bounds, config.batch_tokens, config.allowance, Arc::clone(&metrics));
+        let gate = Arc::new(gate);
         let cache =
             (config.cache_bytes > 0).then(|| Arc::new(Cache::new(config.cache_bytes, Arc::clone(&metrics))));
         let health = Arc::new(watch::Sender::new(Health::Starting));
@@ -141,7 +149,8 @@ impl Engine {
             .name("scorer".into())
             .spawn(move || worker.run())
             .map_err(|e| Error::Internal(format!("the scorer's thread does not start: {e}")))?;
-        Ok(Self { inner: Arc::new(Inner { config: config.clone(), registry, gate, cache, health, metrics }) })
+        let (config, threads) = (config.clone(), Threads::start()?);
+        Ok(Self { inner: Arc::new(Inner { config, registry, gate, threads, cache, health, metrics }) })
     }
 
     /// Returns the models that are served.
@@ -238,16 +247,85 @@ impl Engine {
         let (mut entries, mut answers) = (Vec::new(), Vec::new());
         for pool in by_size(sequences, sizes) {
             pools.push(seen(&pool));
+            if order.tokens_together(&pool) > PIECE * self.inner.config.batch_tokens {
+                answers.push(Err(pool));
+                continue;
+            }
             let (entry, answer) = order.together(pool, penalty, top);
             entries.push(entry);
-            answers.push(answer);
+            answers.push(Ok(answer));
         }
         ticket.fill(entries);
         let mut selected = Vec::with_capacity(pools.len());
         for (pool, answer) in pools.into_iter().zip(answers) {
-            selected.push((answer.await.unwrap_or_else(|_| gone())?, pool));
+            let found = match answer {
+                Ok(answer) => answer.await.unwrap_or_else(|_| gone())?,
+                Err(large) => self.in_waves(&mut ticket, &order, large, penalty, top).await?,
+            };
+            selected.push((found, pool));
         }
         Ok(selected)
+    }
+
+    /// Finds the best of a large pool by estimates of its candidates, each an entry of its own: others have their turns in between.
+    async fn in_waves(
+        &self,
+        ticket: &mut Ticket,
+        order: &Order,
+        pool: Vec<TokenSeq>,
+        penalty: Penalty,
+        top: usize,
+    ) -> Result<Selected> {
+        let all: Vec<&TokenSeq> = pool.iter().collect();
+        let some = distinct(&all);
+        let candidates: Vec<TokenSeq> = some.of(&all).into_iter().cloned().collect();
+        let known = self.estimated(ticket, order, Want::Mean, candidates.clone()).await?;
+        let mut waves = Waves::new(known, penalty, top);
+        loop {
+            let wave = waves.next_wave();
+            if wave.is_empty() {
+                return Ok(some.spread(waves.selected()?));
+            }
+            let wanted = wave.iter().map(|index| candidates[*index].clone()).collect();
+            let estimates = self.estimated(ticket, order, Want::MeanAndVariance, wanted).await?;
+            waves.take(wave, estimates);
+        }
+    }
+
+    /// Estimates of sequences that were admitted with others.
+    async fn estimated(
+        &self,
+        ticket: &mut Ticket,
+        order: &Order,
+        want: Want,
+        sequences: Vec<TokenSeq>,
+    ) -> Result<Vec<Estimate>> {
+        let order = Order { work: Work::Estimates(want), ..order.clone() };
+        let (entries, answers) = order.apart(sequences, self.estimates(&order), Ask::Estimate);
+        ticket.fill(entries);
+        let mut estimates = Vec::with_capacity(answers.len());
+        for answer in answers {
+            estimates.push(answer.await.unwrap_or_else(|_| gone())?);
+        }
+        Ok(estimates)
+    }
+
+    /// Computes something of every input without the model, on other threads and on its client's account; `size` is in tokens. Fails
+    /// with the first error.
+    pub async fn aside<I: Send + 'static, T: Send + 'static>(
+        &self,
+        terms: &Terms,
+        inputs: Vec<I>,
+        size: impl Fn(&I) -> usize,
+        of: impl Fn(I) -> Result<T> + Send + 'static,
+    ) -> Result<Vec<T>> {
+        let load =
+            Load { tokens: inputs.iter().map(size).fold(0, usize::saturating_add), items: inputs.len() };
+        let ticket = self.inner.gate.aside(load, terms)?;
+        let _stay = terms.times.enter(Stage::Tokenize);
+        let (_ticket, done) =
+            self.inner.threads.each(terms, ticket, inputs, move |input, _| of(input)).await?;
+        done.into_iter().collect()
     }
 
     /// Asks something of every input, whose answer comes the `way` that is given, and nothing where one of them is wrong.
@@ -270,7 +348,10 @@ impl Engine {
     fn estimates(&self, order: &Order) -> impl Fn(&TokenSeq) -> Way<Estimate> + use<> {
         let (cache, key, terms) = (self.inner.cache.clone(), order.key(), order.terms.clone());
         move |sequence| match &cache {
-            Some(cache) => cache.ask((Sum::of(key, sequence), terms.priority), &terms),
+            Some(cache) => {
+                let (sum, priority, client) = (Sum::of(key, sequence), terms.priority, terms.client.clone());
+                cache.ask(Flight { sum, priority, client }, &terms)
+            }
             None => Reply::alone(&terms),
         }
     }
@@ -285,7 +366,7 @@ impl Engine {
         self.tokenise(ticket, order, asking).await
     }
 
-    /// Tokenises off the runtime; the ticket goes along, so that its share counts until that has ended.
+    /// Tokenises on other threads; the ticket goes along, so that its share counts until that has ended.
     async fn tokenise(
         &self,
         ticket: Ticket,
@@ -295,17 +376,13 @@ impl Engine {
         let started = Instant::now();
         let stay = order.terms.times.enter(Stage::Tokenize);
         let encoder = Arc::clone(&order.model.encoder);
-        let span = Span::current();
-        let tokenised = spawn_blocking(move || {
-            let _entered = span.enter();
-            let encode =
-                |Placed { input, place }: &Placed| encoder.encode(input, &limit).map_err(|e| place.blame(e));
-            (ticket, inputs.iter().map(encode).collect())
-        });
-        let result = tokenised.await.map_err(|e| {
-            tracing::error!(cause = %e, "tokenising failed");
-            Error::Internal("tokenising failed".into())
-        })?;
+        let encode = move |Placed { input, place }: Placed, live: &dyn Fn() -> bool| {
+            encoder.encode_while(&input, &limit, live).map_err(|e| match e {
+                Error::Deadline => e,
+                wrong => place.blame(wrong),
+            })
+        };
+        let result = self.inner.threads.each(&order.terms, ticket, inputs, encode).await?;
         drop(stay);
         let stage = self.inner.metrics.stage_seconds.with_label_values(&["tokenize"]);
         stage.observe(started.elapsed().as_secs_f64());

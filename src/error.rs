@@ -33,8 +33,13 @@ pub enum Error {
     #[error("{place}: {source}")]
     At { place: String, source: Box<Error> },
     /// More tokens than the model, or the limit given, allows.
-    #[error("input has {tokens} tokens, more than the limit of {limit} (hint: set `truncation`)")]
-    TooLong { tokens: usize, limit: usize },
+    #[error("input has {}{tokens} tokens, more than the limit of {limit} (hint: set `truncation`)", if *more { "more than " } else { "" })]
+    TooLong {
+        tokens: usize,
+        /// Whether there are more, which were not counted.
+        more: bool,
+        limit: usize,
+    },
     /// A command-line value is wrong, or two do not go together.
     #[error("{0}")]
     Usage(String),

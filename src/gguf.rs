@@ -1,7 +1,7 @@
 //! A GGUF file's table of contents: values by key, tensors by name. What is missing or of another kind is an error that
 //! names file and key.
 
-use crate::{Error, Result, stamp::Stamp};
+use crate::{Error, Result, files, stamp::Stamp};
 use candle_core::{
     Device, Tensor,
     quantized::{
@@ -57,10 +57,12 @@ struct Source {
 
 impl Gguf {
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path))?;
+        let file = files::open(path)?;
         let stamp = Stamp::of(&file, path)?;
-        let content = Content::read(&mut BufReader::new(&file))
-            .map_err(|e| Error::file(path, unreadable(&first_line(&e))))?;
+        let content = files::guarded(path, || {
+            Content::read(&mut BufReader::new(&file))
+                .map_err(|e| Error::file(path, unreadable(&first_line(&e))))
+        })?;
         let gguf = Self { file: Some(Source { file: file.into(), stamp }), ..Self::new(path, content) };
         gguf.check(stamp.length)?;
         Ok(gguf)
@@ -181,9 +183,11 @@ impl Gguf {
         let (Some(info), Some(Source { file, stamp })) = found else { return Ok(None) };
         let mut file = file.lock();
         stamp.check(&file, &self.path)?;
-        let quantised = info.read(&mut *file, self.content.tensor_data_offset, &Device::Cpu);
-        let tensor = quantised.and_then(|tensor| tensor.dequantize(&Device::Cpu));
-        tensor.map(Some).map_err(|e| self.wrong(name, first_line(&e)))
+        files::guarded(&self.path, || {
+            let quantised = info.read(&mut *file, self.content.tensor_data_offset, &Device::Cpu);
+            let tensor = quantised.and_then(|tensor| tensor.dequantize(&Device::Cpu));
+            tensor.map(Some).map_err(|e| self.wrong(name, first_line(&e)))
+        })
     }
 }
 
@@ -248,6 +252,23 @@ mod tests {
         let message = Gguf::open(&path).err().unwrap().to_string();
         assert!(message.contains("model.gguf: ") && !message.contains('\n'), "{message}");
         message
+    }
+
+    /// candle divides by it.
+    #[test]
+    fn an_alignment_of_nothing_is_refused() {
+        let key = b"general.alignment";
+        let parts: [&[u8]; 8] = [
+            b"GGUF",
+            &3_u32.to_le_bytes(),
+            &0_u64.to_le_bytes(),
+            &1_u64.to_le_bytes(),
+            &(key.len() as u64).to_le_bytes(),
+            key,
+            &4_u32.to_le_bytes(),
+            &0_u32.to_le_bytes(),
+        ];
+        assert!(message(&parts.concat()).contains("not a file of its kind"));
     }
 
     /// Version 3, no metadata, one tensor "w" at offset 0, and none of its numbers.

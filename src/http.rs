@@ -32,10 +32,12 @@ pub mod access;
 pub mod adapters;
 mod answering;
 mod best_of_n;
+mod bodies;
 mod compare;
 pub mod cors;
 pub mod dialect;
 mod error;
+mod hosts;
 mod idempotency;
 mod json;
 mod layers;
@@ -43,8 +45,10 @@ mod listener;
 mod models;
 mod object;
 mod ops;
+mod outline;
 mod page;
 mod penalty;
+mod places;
 mod pool;
 mod query;
 mod reward;
@@ -56,9 +60,11 @@ pub mod tls;
 
 use access::keys::Keys;
 use adapters::Adapters;
+use bodies::Bodies;
 use cors::Origin;
 use dialect::{Compat, PlainScore};
 use error::ApiError;
+use hosts::Hosts;
 use idempotency::Replays;
 use listener::{Bounded, Turns};
 use tls::Tls;
@@ -74,6 +80,8 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 pub struct Config {
     /// Bytes of a request's body.
     pub body_limit: usize,
+    /// Bytes of the bodies of all requests under way.
+    pub bodies: usize,
     /// Items of one request.
     pub max_items: usize,
     /// Items of one request whose answer is a stream.
@@ -90,20 +98,25 @@ pub struct Config {
     pub header_timeout: Duration,
     /// How long a connection may rest between two requests, and an answer without its client taking any of it.
     pub rest: Duration,
-    /// Connections that are open at once; more wait for one to end.
+    /// Connections that are open at once; a further one takes the place of the longest idle one, or waits for one to end.
     pub connections: usize,
+    /// Those of one address; seven eighths of all by default.
+    pub peer_connections: Option<usize>,
     /// How long `/readyz` says no, while requests are still taken, before the service stops listening; half a second at the least.
     pub drain: Duration,
     /// Who is let in; everyone if there are none.
     pub keys: Keys,
     /// Origins whose pages may call the service.
     pub origins: Vec<Origin>,
+    /// Names that a request may call the service by, where it listens on this machine alone and asks for no key.
+    pub hosts: Vec<String>,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             body_limit: 8 << 20,
+            bodies: 128 << 20,
             max_items: 256,
             max_stream_items: 65_536,
             novelty_threshold: 0.95,
@@ -113,9 +126,11 @@ impl Default for Config {
             header_timeout: Duration::from_secs(10),
             rest: Duration::from_secs(75),
             connections: 512,
+            peer_connections: None,
             drain: Duration::ZERO,
             keys: Keys::default(),
             origins: Vec::new(),
+            hosts: Vec::new(),
         }
     }
 }
@@ -132,14 +147,15 @@ struct Shared {
     metrics: Arc<Metrics>,
     config: Config,
     replays: Replays,
+    bodies: Bodies,
     adapters: Option<Adapters>,
 }
 
 impl App {
     /// Puts the parts together; `metrics` are those the engine reports to, and `adapters` where more may come from.
     pub fn new(engine: Engine, metrics: Arc<Metrics>, config: Config, adapters: Option<Adapters>) -> Self {
-        let replays = Replays::default();
-        Self { shared: Arc::new(Shared { engine, metrics, config, replays, adapters }) }
+        let (replays, bodies) = (Replays::default(), Bodies::new(config.bodies));
+        Self { shared: Arc::new(Shared { engine, metrics, config, replays, bodies, adapters }) }
     }
 
     fn engine(&self) -> &Engine {
@@ -158,9 +174,21 @@ impl App {
         &self.shared.replays
     }
 
+    fn bodies(&self) -> &Bodies {
+        &self.shared.bodies
+    }
+
     /// Refuses a list that is longer than a request's may be.
     fn bounded(&self, field: &str, items: usize) -> Result<(), ApiError> {
         match self.config().max_items {
+            limit if items > limit => Err(ApiError::too_many(field, items, limit)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a list that is longer than that of a request whose answer is a stream.
+    fn bounded_stream(&self, field: &str, items: usize) -> Result<(), ApiError> {
+        match self.config().max_stream_items {
             limit if items > limit => Err(ApiError::too_many(field, items, limit)),
             _ => Ok(()),
         }
@@ -243,7 +271,9 @@ fn service() -> Router<App> {
 }
 
 /// Puts all layers around routes.
-fn layered(routes: Router<App>, app: App) -> Router {
+fn layered(routes: Router<App>, app: App, is_local: bool) -> Router {
+    let guard_hosts = is_local && app.config().keys.is_empty();
+    let hosts: Hosts = app.config().hosts.clone().into();
     let layers = ServiceBuilder::new()
         .layer(from_fn(layers::turn))
         .layer(from_fn_with_state(app.clone(), layers::farewell))
@@ -252,7 +282,9 @@ fn layered(routes: Router<App>, app: App) -> Router {
         .layer(from_fn_with_state(app.clone(), layers::observe))
         .layer(from_fn(dialect::envelope))
         .option_layer(cors::layer(&app.config().origins))
+        .option_layer(guard_hosts.then(|| from_fn_with_state(hosts, hosts::check)))
         .layer(from_fn_with_state(app.clone(), access::guard))
+        .layer(from_fn_with_state(app.clone(), bodies::weigh))
         .layer(CatchPanicLayer::custom(layers::panicked))
         .layer(from_fn_with_state(app.clone(), terms::settle))
         .layer(DefaultBodyLimit::max(app.config().body_limit));
@@ -309,9 +341,10 @@ pub async fn serve(
         stop.send_replace(true);
         Ok(())
     };
-    let server = async |listener, routes| {
+    let server = async |listener: TcpListener, routes| {
+        let is_local = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
         let listener = Bounded::new(listener, tls.clone(), &config);
-        let service = layered(routes, app.clone()).into_make_service_with_connect_info::<Turns>();
+        let service = layered(routes, app.clone(), is_local).into_make_service_with_connect_info::<Turns>();
         axum::serve(listener, service).with_graceful_shutdown(stopped()).await
     };
     let servers = async {

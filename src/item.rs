@@ -4,7 +4,7 @@
 //! an [`Input`], which says one thing only. What is missing, or given twice over, is an error that
 //! names the field; callers put the item's place (`items[3]`, or file and line) in front.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
@@ -16,7 +16,7 @@ mod id;
 mod place;
 mod text_or;
 
-pub use answer::Answer;
+pub use answer::{Answer, SharedPrompt};
 pub use id::Id;
 pub use place::{Place, Placed};
 pub use text_or::{TextOr, text_or};
@@ -110,17 +110,17 @@ pub enum Part {
 pub enum Input {
     /// Prompt and response strings: messages where there is a template, else concatenated.
     Pair {
-        /// A user's message.
-        prompt: String,
+        /// A user's message; answers to one prompt share it.
+        prompt: Arc<str>,
         /// The assistant's.
         response: String,
     },
-    /// The conversation so far, of at least one message, and what the assistant says next.
+    /// The conversation so far and what follows it, each of at least one message.
     Answer {
-        /// The messages before the answer.
-        prompt: Vec<Message>,
-        /// The assistant's.
-        response: String,
+        /// The messages before the answer; answers to one prompt share them.
+        prompt: Arc<[Message]>,
+        /// The assistant's, and what it did before it.
+        response: Vec<Message>,
     },
     /// A conversation of at least one message.
     Messages(Vec<Message>),
@@ -131,6 +131,13 @@ pub enum Input {
     Plain(String),
     /// At least one token id.
     Ids(Vec<u32>),
+    /// Token ids of a prompt, and of an answer to it.
+    IdPair {
+        /// Answers to one prompt share them.
+        prompt: Arc<[u32]>,
+        /// What follows.
+        response: Vec<u32>,
+    },
 }
 
 impl<I> Item<I> {
@@ -139,10 +146,7 @@ impl<I> Item<I> {
         self.only_one_form()?;
         let Self { prompt, response, messages, text, input_ids, .. } = self;
         match (prompt, response) {
-            (Some(Prompt::Text(prompt)), Some(response)) => return Ok(Input::Pair { prompt, response }),
-            (Some(Prompt::Messages(prompt)), Some(response)) => {
-                return Ok(Input::Answer { prompt: joined("prompt", prompt)?, response });
-            }
+            (Some(prompt), Some(response)) => return prompt.shared()?.answered(Answer::Text(response)),
             (Some(_), None) => return Err(Error::field("response", "missing beside `prompt`")),
             (None, Some(_)) => return Err(Error::field("prompt", "missing beside `response`")),
             (None, None) => {}
@@ -185,6 +189,14 @@ impl Message {
 }
 
 impl Content {
+    /// Returns the bytes of the text.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Parts(parts) => parts.iter().map(|Part::Text { text }| text.len()).sum(),
+        }
+    }
+
     /// Returns the text, with the parts joined where it comes in parts.
     pub fn text(&self) -> Cow<'_, str> {
         match self {
@@ -224,7 +236,8 @@ mod tests {
     #[test]
     fn every_form_is_read() {
         let pair = Input::Pair { prompt: "p".into(), response: "r".into() };
-        let answer = Input::Answer { prompt: vec![said("user", "p")], response: "r".into() };
+        let answer =
+            Input::Answer { prompt: [said("user", "p")].into(), response: vec![said("assistant", "r")] };
         let table = [
             (r#"{"id":"1","prompt":"p","response":"r"}"#, pair),
             (r#"{"prompt":[{"role":"user","content":"p"}],"response":"r"}"#, answer),

@@ -31,6 +31,7 @@
 //! | [`cli`] | a subcommand per file |
 //! | [`telemetry`] | logs, metrics and traces |
 //! | [`digest`] | digests as text |
+//! | [`files`] | files from elsewhere, bounded |
 //! | [`stamp`] | whether a file is still what it was |
 //! | [`allocator`] | settings of the program's allocator |
 //!
@@ -46,6 +47,7 @@ pub mod engine;
 pub mod error;
 pub mod evaluate;
 pub mod fidelity;
+pub mod files;
 pub mod fit;
 pub mod gguf;
 pub mod http;

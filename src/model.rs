@@ -24,6 +24,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod cross_encoder;
 pub mod descent;
+pub mod forward;
 pub mod head;
 mod layer;
 pub mod sink;

@@ -69,17 +69,18 @@ impl Answered {
     pub fn of(input: &Input) -> Option<Self> {
         match input {
             Input::Pair { prompt, response } => Some(Self::to(prompt, response)),
-            Input::Answer { prompt, response } => {
-                Some(Self { prompt: prompt.clone(), response: response.clone() })
-            }
-            Input::Messages(messages) => match messages.split_last() {
-                Some((last, prompt)) if last.role == "assistant" && !prompt.is_empty() => {
-                    Some(Self { prompt: prompt.to_vec(), response: last.content.text().into_owned() })
-                }
-                _ => None,
-            },
-            Input::Text(_) | Input::Plain(_) | Input::Ids(_) => None,
+            Input::Answer { prompt, response } => Self::after(prompt, response),
+            Input::Messages(messages) => Self::after(&[], messages),
+            Input::Text(_) | Input::Plain(_) | Input::Ids(_) | Input::IdPair { .. } => None,
         }
+    }
+
+    /// A conversation, if it ends with an answer.
+    fn after(before: &[Message], rest: &[Message]) -> Option<Self> {
+        let (last, between) = rest.split_last()?;
+        let prompt = [before, between].concat();
+        let answers = last.role == "assistant" && !prompt.is_empty();
+        answers.then(|| Self { prompt, response: last.content.text().into_owned() })
     }
 
     /// An answer to one message of a user.
@@ -98,9 +99,9 @@ impl From<Answered> for Input {
     fn from(Answered { prompt, response }: Answered) -> Self {
         match prompt.as_slice() {
             [message] if message.role == "user" => {
-                Self::Pair { prompt: message.content.text().into_owned(), response }
+                Self::Pair { prompt: message.content.text().into(), response }
             }
-            _ => Self::Answer { prompt, response },
+            _ => Self::Answer { prompt: prompt.into(), response: vec![Message::new("assistant", response)] },
         }
     }
 }

@@ -9,11 +9,12 @@
 use std::{borrow::Cow, ops::Range, path::Path, sync::Arc};
 
 use crate::{
-    Error, Result,
+    Error, Result, files,
     gguf::Gguf,
     item::{Input, Message},
 };
 
+mod cut;
 mod folder;
 mod gguf;
 mod pair;
@@ -23,6 +24,7 @@ mod truncate;
 
 use pair::is_of_two;
 use template::Template;
+pub use template::apart;
 pub use tokenizer::Token;
 use tokenizer::{Surround, Tokenizer};
 pub use truncate::{Limit, Truncation};
@@ -59,6 +61,13 @@ pub struct Reader {
     pub max_length: usize,
 }
 
+/// The tokens of an input, of the whole of it or of a part that is longer than the limit, and the text that they are of.
+struct Tokens<'a> {
+    ids: Vec<u32>,
+    whole: bool,
+    rendered: Option<Rendered<'a>>,
+}
+
 /// An input as the tokenizer takes it.
 struct Rendered<'a> {
     text: Cow<'a, str>,
@@ -84,7 +93,8 @@ impl Encoder {
 
     /// Builds tokenizer and chat template of a GGUF file.
     pub fn from_gguf(file: &Gguf) -> Result<Self> {
-        let gguf::Text { tokenizer, template, pad_token_id } = gguf::read(file)?;
+        let gguf::Text { tokenizer, template, pad_token_id } =
+            files::guarded(file.path(), || gguf::read(file))?;
         Ok(Self::new(tokenizer, template, pad_token_id))
     }
 
@@ -106,7 +116,7 @@ impl Encoder {
     /// The text that is tokenised, where the input is not token ids already.
     pub fn text(&self, input: &Input) -> Result<Option<String>> {
         match input {
-            Input::Ids(_) => Ok(None),
+            Input::Ids(_) | Input::IdPair { .. } => Ok(None),
             _ => Ok(Some(self.render(input)?.text.into_owned())),
         }
     }
@@ -124,27 +134,29 @@ impl Encoder {
 
     /// Encodes one input; what does not fit the limit is cut as it says, or refused.
     pub fn encode(&self, input: &Input, limit: &Limit) -> Result<TokenSeq> {
+        self.encode_while(input, limit, &|| true)
+    }
+
+    /// Encodes one input, or gives up with [`Error::Deadline`] where it is long and nobody waits for it any more.
+    pub fn encode_while(&self, input: &Input, limit: &Limit, live: &dyn Fn() -> bool) -> Result<TokenSeq> {
         if self.pairs && self.template.is_none() && is_of_two(input) {
-            return self.encode_pair(input, limit);
+            return self.encode_pair(input, limit, live);
         }
-        let (mut ids, rendered) = match input {
-            Input::Ids(ids) => (ids.clone(), None),
-            _ => {
-                let rendered = self.render(input)?;
-                let ids = self.tokenizer.ids(&rendered.text, rendered.surround);
-                (ids.map_err(|e| e.renamed(first_field(input)))?, Some(rendered))
+        let Tokens { mut ids, whole, rendered } = match input {
+            Input::Ids(ids) => Tokens { ids: ids.clone(), whole: true, rendered: None },
+            Input::IdPair { prompt, response } => {
+                Tokens { ids: [prompt, &response[..]].concat(), whole: true, rendered: None }
             }
+            _ => self.enough(input, limit, live).map_err(|e| e.renamed(first_field(input)))?,
         };
         let tokens = ids.len();
         if tokens > limit.max_length {
             match (limit.truncation, &rendered) {
-                (None, _) => return Err(Error::TooLong { tokens, limit: limit.max_length }),
+                (None, _) => return Err(Error::TooLong { tokens, more: !whole, limit: limit.max_length }),
                 (Some(Truncation::Left), _) => limit.cut_left(&mut ids),
                 (Some(Truncation::Right), _) => limit.cut_right(&mut ids),
                 (Some(Truncation::KeepSuffix), Some(rendered)) => {
-                    let text = self.last_text(input, rendered)?;
-                    let pieces = self.tokenizer.pieces(&rendered.text, rendered.surround);
-                    ids = limit.cut_within(&pieces.map_err(|e| e.renamed(first_field(input)))?, text)?;
+                    ids = self.shortened(input, rendered, limit, live)?;
                 }
                 (Some(Truncation::KeepSuffix), None) => return Err(no_last_message()),
             }
@@ -152,6 +164,48 @@ impl Encoder {
         self.check_ids(&ids, input)?;
         let pooled = pooled(&ids, self.pad_token_id);
         Ok(TokenSeq { truncated: ids.len() < tokens, ids, pooled })
+    }
+
+    /// The tokens of an input's text, or of as much of it as fills the limit from the side that is kept.
+    fn enough<'a>(&self, input: &'a Input, limit: &Limit, live: &dyn Fn() -> bool) -> Result<Tokens<'a>> {
+        let rendered = self.render(input)?;
+        let text: &str = &rendered.text;
+        let part = match limit.truncation {
+            Some(Truncation::Left) => cut::last,
+            _ => cut::first,
+        };
+        let (ids, whole) = cut::enough(text.len(), limit.max_length, live, |bytes| {
+            let ids = self.tokenizer.ids(part(text, bytes), rendered.surround)?;
+            Ok((ids.len(), ids))
+        })?;
+        Ok(Tokens { ids, whole, rendered: Some(rendered) })
+    }
+
+    /// The tokens of a text that is too long, without those at the end of the last message's text.
+    fn shortened(
+        &self,
+        input: &Input,
+        rendered: &Rendered,
+        limit: &Limit,
+        live: &dyn Fn() -> bool,
+    ) -> Result<Vec<u32>> {
+        let last = self.last_text(input, rendered)?;
+        let before = &rendered.text[..last.start];
+        let (tokens, whole) = cut::enough(before.len(), limit.max_length, live, |bytes| {
+            let tokens = self.tokenizer.ids(cut::first(before, bytes), rendered.surround)?.len();
+            Ok((tokens, tokens))
+        })?;
+        if !whole {
+            return Err(limit.no_room(format_args!("more than {tokens}")));
+        }
+        let (pieces, _) = cut::enough(last.len(), limit.max_length, live, |bytes| {
+            let short = cut::within(&rendered.text, last.clone(), bytes);
+            let (text, last) = short.as_ref().map_or((&*rendered.text, &last), |(text, last)| (text, last));
+            let pieces = self.tokenizer.pieces(text, rendered.surround);
+            let pieces = pieces.map_err(|e| e.renamed(first_field(input)))?;
+            Ok((pieces.len(), (pieces, last.clone())))
+        })?;
+        limit.cut_within(&pieces.0, pieces.1)
     }
 
     /// Makes the text of an input that is not token ids already; an error names the field that was sent.
@@ -172,7 +226,7 @@ impl Encoder {
                 first_field(input),
                 "the model has no chat template (hint: give `prompt` and `response` as strings, or `text`)",
             )),
-            (Input::Ids(_), _) => Err(Error::field("input_ids", "has no text")),
+            (Input::Ids(_) | Input::IdPair { .. }, _) => Err(Error::field("input_ids", "has no text")),
             (_, Some(template)) => {
                 let text = template.render(&conversation(input));
                 text.map(|text| templated(Cow::Owned(text))).map_err(|e| e.renamed(first_field(input)))
@@ -195,7 +249,9 @@ impl Encoder {
     /// Finds the bytes of the last message's text, which `keep-suffix` cuts.
     fn last_text(&self, input: &Input, rendered: &Rendered) -> Result<Range<usize>> {
         match (input, &self.template) {
-            (Input::Text(_) | Input::Plain(_) | Input::Ids(_), _) => Err(no_last_message()),
+            (Input::Text(_) | Input::Plain(_) | Input::Ids(_) | Input::IdPair { .. }, _) => {
+                Err(no_last_message())
+            }
             (_, Some(template)) => template.last_text(&conversation(input), &rendered.text),
             (Input::Pair { prompt, .. }, None) => {
                 let text = rendered.text.get(prompt.len()..).unwrap_or_default();
@@ -209,7 +265,7 @@ impl Encoder {
     /// Refuses a sequence without tokens, or with one that the model has no embedding for.
     fn check_ids(&self, ids: &[u32], input: &Input) -> Result<()> {
         let field = match input {
-            Input::Pair { .. } | Input::Answer { .. } => "response",
+            Input::Pair { .. } | Input::Answer { .. } | Input::IdPair { .. } => "response",
             _ => first_field(input),
         };
         if ids.is_empty() {
@@ -225,14 +281,13 @@ impl Encoder {
 
 /// The messages of an input, as a template takes them; none where it has no messages.
 fn conversation(input: &Input) -> Cow<'_, [Message]> {
-    let answered = |before: &[Message], response: &str| {
-        before.iter().cloned().chain([Message::new("assistant", response)]).collect()
-    };
     match input {
         Input::Messages(messages) => Cow::Borrowed(messages),
-        Input::Answer { prompt, response } => Cow::Owned(answered(prompt, response)),
-        Input::Pair { prompt, response } => Cow::Owned(answered(&[Message::new("user", prompt)], response)),
-        Input::Text(_) | Input::Plain(_) | Input::Ids(_) => Cow::Borrowed(&[]),
+        Input::Answer { prompt, response } => Cow::Owned([prompt, &response[..]].concat()),
+        Input::Pair { prompt, response } => {
+            Cow::Owned(vec![Message::new("user", &**prompt), Message::new("assistant", response)])
+        }
+        Input::Text(_) | Input::Plain(_) | Input::Ids(_) | Input::IdPair { .. } => Cow::Borrowed(&[]),
     }
 }
 
@@ -242,7 +297,7 @@ fn first_field(input: &Input) -> &'static str {
         Input::Pair { .. } | Input::Answer { .. } => "prompt",
         Input::Messages(_) => "messages",
         Input::Text(_) | Input::Plain(_) => "text",
-        Input::Ids(_) => "input_ids",
+        Input::Ids(_) | Input::IdPair { .. } => "input_ids",
     }
 }
 

@@ -11,7 +11,7 @@ use rewarden::{
         site::Projection,
     },
     nn::pack::Packed,
-    text::{Limit, TokenSeq},
+    text::{Limit, TokenSeq, Truncation},
 };
 use serde_json::{Value, json};
 use std::{
@@ -55,6 +55,31 @@ fn greedy(model: &RewardModel, ids: &[u32]) -> u32 {
     let hidden = model.hidden(&Packed::sequences([&sequence])).unwrap();
     let logits = hidden.matmul(&model.embedding().t().unwrap()).unwrap();
     logits.argmax(D::Minus1).unwrap().to_vec1::<u32>().unwrap()[0]
+}
+
+/// A long text that is cut before it is tokenised has the tokens of the whole text, cut afterwards.
+#[test]
+fn a_long_text_is_cut_as_if_it_were_whole() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let base = root.join("models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf");
+    let encoder = Checkpoint::encoder(&base).unwrap();
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    let texts = [
+        read("docs/maths.md"),
+        read("docs/formats.md"),
+        read("src/engine.rs"),
+        read("openapi/rewarden.json"),
+    ];
+    for text in texts {
+        let input = Input::Text(text);
+        let encode =
+            |max_length, truncation| encoder.encode(&input, &Limit { max_length, truncation }).unwrap().ids;
+        let whole = encode(10_000_000, None);
+        for length in [16, 100, 512] {
+            assert_eq!(encode(length, Some(Truncation::Right)), whole[..length]);
+            assert_eq!(encode(length, Some(Truncation::Left)), whole[whole.len() - length..]);
+        }
+    }
 }
 
 /// The default reward model ranks an evident good answer above gibberish, an empty evasion and an off-topic answer.

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     Error, Result,
+    engine::terms::Priority,
     http::{
         Config, Sockets,
         access::{
@@ -39,8 +40,8 @@ pub struct AccessArgs {
     /// Address for the metrics' port [default: that of --host]
     #[arg(long, value_name = "HOST", requires = "metrics_port", env = "REWARDEN_METRICS_HOST")]
     metrics_host: Option<IpAddr>,
-    /// API keys, one JSON object a line: {"name", "key": "KEY" or "sha256:HEX", "roles": ["score", "metrics", "admin"]}; with
-    /// keys, only the probes are open to everyone
+    /// API keys, one JSON object a line: {"name", "key": "KEY" or "sha256:HEX", "roles": ["score", "metrics", "admin"]}, and
+    /// "priority", the highest that its requests may have ("normal" by default); with keys, only the probes are open to everyone
     #[arg(long, value_name = "FILE", env = "REWARDEN_KEYS")]
     keys: Option<PathBuf>,
     /// An API key with the role score, as it is or as sha256:HEX; give it in the environment, since command lines can be read by
@@ -51,6 +52,10 @@ pub struct AccessArgs {
     /// [default: none]
     #[arg(long, value_name = "ORIGIN", env = "REWARDEN_CORS_ORIGIN", value_delimiter = ',')]
     cors_origin: Vec<Origin>,
+    /// Name that requests may call the service by, where it listens on this machine alone without API keys; addresses and `localhost`
+    /// always may. Repeatable
+    #[arg(long, value_name = "NAME", env = "REWARDEN_ALLOW_HOST", value_delimiter = ',')]
+    allow_host: Vec<String>,
     /// Certificate in PEM, with those that lead to its root: the service then speaks TLS only
     #[arg(long, value_name = "FILE", requires = "tls_key", env = "REWARDEN_TLS_CERTIFICATE")]
     tls_certificate: Option<PathBuf>,
@@ -63,6 +68,7 @@ pub struct AccessArgs {
 pub struct Access {
     keys: Keys,
     origins: Vec<Origin>,
+    hosts: Vec<String>,
     tls: Option<Tls>,
     address: SocketAddr,
     metrics: Option<SocketAddr>,
@@ -71,7 +77,8 @@ pub struct Access {
 impl AccessArgs {
     /// Reads the files.
     pub fn read(self) -> Result<Access> {
-        let Self { host, port, metrics_port, metrics_host, cors_origin: origins, .. } = self;
+        let Self { host, port, metrics_port, metrics_host, cors_origin: origins, allow_host: hosts, .. } =
+            self;
         let metrics = metrics_port.map(|port| (metrics_host.unwrap_or(host), port).into());
         let tls = match (&self.tls_certificate, &self.tls_key) {
             (Some(certificate), Some(key)) => Some(Tls::read(certificate, key)?),
@@ -79,10 +86,11 @@ impl AccessArgs {
         };
         let mut keys = self.keys.as_deref().map(Keys::read).transpose()?.unwrap_or_default();
         if let Some(secret) = &self.api_key {
-            let added = Key::new(NAME, secret, vec![Role::Score]).and_then(|key| keys.add(key));
+            let key = Key::new(NAME, secret, vec![Role::Score]).map(|key| key.up_to(Priority::High));
+            let added = key.and_then(|key| keys.add(key));
             added.map_err(|error| Error::Usage(format!("--api-key: {error}")))?;
         }
-        Ok(Access { keys, origins, tls, address: (host, port).into(), metrics })
+        Ok(Access { keys, origins, hosts, tls, address: (host, port).into(), metrics })
     }
 }
 
@@ -120,7 +128,7 @@ impl Access {
 
     /// Puts keys and origins into the service's settings.
     pub fn config(self, config: Config) -> Config {
-        Config { keys: self.keys, origins: self.origins, ..config }
+        Config { keys: self.keys, origins: self.origins, hosts: self.hosts, ..config }
     }
 }
 

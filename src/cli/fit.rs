@@ -15,7 +15,7 @@ use crate::{
     data::read_pairs,
     fit::{self, Fitted, Options, Size, Tokens, checkpoint::Store},
     hub,
-    model::{adapter::Adapter, head::Outputs},
+    model::{adapter::Adapter, forward, head::Outputs},
     posterior::{
         FitConfig, Prior,
         config::{Base, HeldOut, Quantiles},
@@ -240,6 +240,7 @@ impl Fit {
         let (quantiles, held_out) = measured.unzip();
         let Work { opened, adapter, .. } = work;
         let (evidence, shape) = (&fitted.evidence, &opened.base.config);
+        let adapter_sha256 = adapter.sha256()?;
         Ok(FitConfig {
             curvature: Some(self.curvature),
             rank: (self.curvature != CurvatureKind::Sketch).then_some(self.rank),
@@ -251,7 +252,8 @@ impl Fit {
             effective_parameters: Some(evidence.effective_parameters.values().sum()),
             effective_parameters_by_kind: evidence.effective_parameters.clone(),
             prior_precision: evidence.prior_precision.clone(),
-            adapter_sha256: Some(adapter.sha256()?),
+            forward_sha256: Some(forward::sha256(&opened.base, adapter, &adapter_sha256)?),
+            adapter_sha256: Some(adapter_sha256),
             template_sha256: opened.base.encoder.template_sha256(),
             base: Some(Base {
                 name: opened.base.name.clone(),

@@ -9,7 +9,7 @@ use crate::{
     Error, Result,
     hub::Kind,
     model::{
-        ACTIVATION_BYTES, adapter::Adapter, checkpoint::Checkpoint, cross_encoder::CrossEncoder,
+        ACTIVATION_BYTES, adapter::Adapter, checkpoint::Checkpoint, cross_encoder::CrossEncoder, forward,
         head::Outputs, site::HEAD,
     },
     posterior::{Form, Posterior, Target, store},
@@ -141,11 +141,13 @@ impl Opened {
                 let target = Target {
                     trainable: &trainable,
                     adapter_sha256: &sha256,
+                    forward_sha256: Some(&forward::sha256(base, adapter, &sha256)?),
                     template_sha256: template.as_deref(),
                     outputs: None,
                 };
                 let (posterior, warnings) = Posterior::load_for(path, target)?;
-                let fits = if warnings.is_empty() { "the adapter".to_owned() } else { warnings.join("; ") };
+                let fits =
+                    ["the adapter".to_owned()].into_iter().chain(warnings).collect::<Vec<_>>().join("; ");
                 (posterior, Some(fits))
             }
             _ => (Posterior::load(path)?, None),

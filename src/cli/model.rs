@@ -9,7 +9,7 @@ use crate::{
     Error, Result,
     hub::{self, Kind},
     model::{
-        Keep, RewardModel, adapter::Adapter, checkpoint::Checkpoint, cross_encoder::CrossEncoder,
+        Keep, RewardModel, adapter::Adapter, checkpoint::Checkpoint, cross_encoder::CrossEncoder, forward,
         head::Outputs,
     },
     posterior::{Novelty, Posterior, Target, store},
@@ -240,9 +240,11 @@ impl Opened {
 /// Reads a posterior of an adapter on a base, to the device of the model that they make.
 fn posterior(base: &Checkpoint, adapter: &Adapter, path: &Path, model: &RewardModel) -> Result<Posterior> {
     let (trainable, template) = (model.shapes(), base.encoder.template_sha256());
+    let adapter_sha256 = adapter.sha256()?;
     let target = Target {
         trainable: &trainable,
-        adapter_sha256: &adapter.sha256()?,
+        adapter_sha256: &adapter_sha256,
+        forward_sha256: Some(&forward::sha256(base, adapter, &adapter_sha256)?),
         template_sha256: template.as_deref(),
         outputs: Some(&base.outputs),
     };

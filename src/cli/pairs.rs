@@ -138,9 +138,10 @@ impl PairArgs {
             (Error::TooLong { .. }, TooLong::Skip) => return Ok(None),
             // Nothing of it can be cut: a text without a last message, or a prompt that is too long by itself.
             (Error::Field { field, .. }, TooLong::Truncate) if field == "truncation" => return Ok(None),
-            (Error::TooLong { tokens, limit }, _) => {
+            (Error::TooLong { tokens, more, limit }, _) => {
+                let more = if more { "more than " } else { "" };
                 let hint = "hint: `--too-long skip` leaves such pairs out, `truncate` cuts the answer";
-                format!("{name}: has {tokens} tokens, more than the limit of {limit} ({hint})")
+                format!("{name}: has {more}{tokens} tokens, more than the limit of {limit} ({hint})")
             }
             (e, _) => format!("{name}: {e}"),
         };

@@ -17,6 +17,7 @@ use crate::{
     hub::Kind,
     score::rescale::Scale,
     telemetry::metrics::Metrics,
+    text::apart,
 };
 use clap::builder::RangedU64ValueParser;
 use std::{
@@ -108,6 +109,13 @@ impl Serve {
                 "--adapter-root: needs a key with the role `admin` (hint: `--keys FILE`)".into(),
             ));
         }
+        // The file itself, also where another one has come in its place.
+        let own = Path::new("/proc/self/exe");
+        apart::isolate(if own.exists() {
+            own.to_owned()
+        } else {
+            std::env::current_exe().map_err(Error::io("/proc/self/exe"))?
+        });
         let (models, adapters) = self.models()?;
         runtime.block_on(self.serve(access, models, adapters))
     }

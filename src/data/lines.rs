@@ -18,6 +18,32 @@ use crate::{Error, Result};
 /// Bytes of one line.
 const MAX_LINE: usize = 16 << 20;
 
+/// How many times its size a compressed file may have expanded; text has less than twenty times, and only a few repeated bytes have more.
+const EXPANSION: u64 = 200;
+/// What a small one may have in any case.
+const SMALL: u64 = 64 << 20;
+
+fn most_expanded(packed: u64) -> u64 {
+    packed.saturating_mul(EXPANSION).saturating_add(SMALL)
+}
+
+/// Reads so many bytes, and fails where there are more.
+struct Bounded<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.left = self
+            .left
+            .checked_sub(read as u64)
+            .ok_or_else(|| io::Error::other(format!("expands to more than {EXPANSION} times its size")))?;
+        Ok(read)
+    }
+}
+
 /// An iterator over the lines of a file: line numbers, counted from 1, and values of type `T`.
 pub struct Lines<T> {
     path: PathBuf,
@@ -37,7 +63,9 @@ impl<T: DeserializeOwned> Lines<T> {
         let file = File::open(path).map_err(Error::io(path))?;
         Ok(match path.extension() {
             Some(extension) if extension == "gz" => {
-                Self::new(path, BufReader::new(MultiGzDecoder::new(BufReader::new(file))))
+                let packed = file.metadata().map_err(Error::io(path))?.len();
+                let expanded = MultiGzDecoder::new(BufReader::new(file));
+                Self::new(path, BufReader::new(Bounded { inner: expanded, left: most_expanded(packed) }))
             }
             _ => Self::new(path, BufReader::new(file)),
         })
@@ -183,5 +211,18 @@ mod tests {
         assert_eq!(Lines::<Item>::open(&path).unwrap().count(), 1);
         std::fs::write(&path, &bytes[..bytes.len() - 9]).unwrap();
         assert!(Lines::<Item>::open(&path).unwrap().last().unwrap().is_err());
+    }
+
+    #[test]
+    fn what_expands_without_end_is_refused() {
+        let mut bomb = GzEncoder::new(Vec::new(), Compression::best());
+        bomb.write_all(&vec![b' '; 1 << 20]).unwrap();
+        let bomb = bomb.finish().unwrap();
+        let bounded = |left| Bounded { inner: MultiGzDecoder::new(&bomb[..]), left };
+        let read = |left| io::copy(&mut bounded(left), &mut io::sink());
+        assert_eq!(read(1 << 20).unwrap(), 1 << 20);
+        let message = read((1 << 20) - 1).unwrap_err().to_string();
+        assert_eq!(message, "expands to more than 200 times its size");
+        assert!(most_expanded(bomb.len() as u64) < 1000 * bomb.len() as u64 + SMALL);
     }
 }

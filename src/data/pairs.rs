@@ -121,9 +121,11 @@ impl Pair {
     }
 
     fn of_texts(prompt: String, chosen: String, rejected: String) -> Self {
-        let input = |response: &String| Input::Pair { prompt: prompt.clone(), response: response.clone() };
+        let shared: Arc<str> = prompt.as_str().into();
+        let input =
+            |response: &String| Input::Pair { prompt: Arc::clone(&shared), response: response.clone() };
         Self {
-            prompt: Some(vec![Message::new("user", prompt.as_str())]),
+            prompt: Some(vec![Message::new("user", prompt)]),
             ..Self::new(input(&chosen), input(&rejected)).with_texts(Some(chosen), Some(rejected))
         }
     }

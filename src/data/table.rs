@@ -3,7 +3,7 @@
 //! A row is read as the JSON object that it stands for, so that both kinds of file follow the same
 //! rules; only the columns that say something about a pair are decoded.
 
-use std::{fs::File, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use parquet::{
     file::{reader::FileReader, serialized_reader::SerializedFileReader},
@@ -16,11 +16,15 @@ use super::{
     lines::at_line,
     pairs::{Pair, Record},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Reads every row; errors count rows from 1.
 pub fn read(path: &Path) -> Result<Vec<Pair>> {
-    let file = File::open(path).map_err(Error::io(path))?;
+    files::guarded(path, || rows(path))
+}
+
+fn rows(path: &Path) -> Result<Vec<Pair>> {
+    let file = files::open(path)?;
     let reader = SerializedFileReader::new(file).map_err(|e| Error::file(path, e))?;
     let columns = columns_read(&reader).map_err(|e| Error::file(path, e))?;
     let rows = reader.get_row_iter(Some(columns)).map_err(|e| Error::file(path, e))?;

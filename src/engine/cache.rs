@@ -1,8 +1,9 @@
 //! Results by what they are of, and those that are being computed: nothing is computed twice that is asked for twice.
 //!
 //! A result is kept under a digest of the model, of what was wanted and of the tokens. It is given as it was computed, to the
-//! last bit; what was not used for longest goes first. Who asks for what somebody waits for already waits along, in the other's
-//! place; it is computed as long as any of them still waits. Results are shared between clients, so that how fast an answer
+//! last bit; what was not used for longest goes first. Who asks for what is being computed waits along, and so does who asks for
+//! what waits in its own line: in another client's it would have that one's turn. It is computed as long as any of them still
+//! waits. Results are shared between clients, so that how fast an answer
 //! comes tells whether somebody asked before.
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
 use super::{
     queue::{Fate, Key, Work},
     reply::{Reply, Waiter, Way, known, told},
-    terms::{Priority, Terms},
+    terms::{Client, Priority, Terms},
 };
 use crate::{Error, Result, score::Want, telemetry::metrics::Metrics, text::TokenSeq};
 use sha2::{Digest, Sha256};
@@ -41,8 +42,13 @@ impl Sum {
     }
 }
 
-/// A computation that is waited for. One that is more urgent does not wait along with one that is less.
-pub type Flight = (Sum, Priority);
+/// A computation that is waited for, in whose line.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Flight {
+    pub sum: Sum,
+    pub priority: Priority,
+    pub client: Client,
+}
 
 /// Results, and those who wait for one.
 #[derive(Debug)]
@@ -55,24 +61,29 @@ pub struct Cache<T> {
 struct State<T> {
     kept: Kept<T>,
     under_way: HashMap<Flight, Vec<Waiter<T>>>,
+    /// Those that are being computed, by what they are of.
+    begun: HashMap<Sum, Flight>,
 }
 
 impl<T: Clone> Cache<T> {
     /// Makes an empty cache of so many bytes.
     pub fn new(bytes: usize, metrics: Arc<Metrics>) -> Self {
-        let state = State { kept: Kept::new(bytes), under_way: HashMap::new() };
+        let state = State { kept: Kept::new(bytes), under_way: HashMap::new(), begun: HashMap::new() };
         Self { state: Mutex::new(state), metrics }
     }
 
     /// Finds the way to a result.
     pub fn ask(self: &Arc<Self>, flight: Flight, terms: &Terms) -> Way<T> {
         let mut state = self.lock();
-        if let Some(result) = state.kept.get(flight.0) {
+        if let Some(result) = state.kept.get(flight.sum) {
             self.metrics.cache_hits.inc();
             return (None, known(result));
         }
-        let (waiter, answer) = Waiter::new(terms);
-        let waiters = state.under_way.entry(flight).or_default();
+        let (mut waiter, answer) = Waiter::new(terms);
+        let begun = state.begun.get(&flight.sum).cloned();
+        begun.iter().for_each(|_| waiter.begin());
+        let flight = begun.unwrap_or(flight);
+        let waiters = state.under_way.entry(flight.clone()).or_default();
         let is_first = waiters.is_empty();
         waiters.push(waiter);
         let counter = if is_first { &self.metrics.cache_misses } else { &self.metrics.cache_joins };
@@ -81,30 +92,37 @@ impl<T: Clone> Cache<T> {
     }
 
     /// Whether anybody still waits for it. If not, those who are late are told, and nobody can join them any more.
-    pub fn fate(&self, flight: Flight, now: Instant) -> Fate {
+    pub fn fate(&self, flight: &Flight, now: Instant) -> Fate {
         let mut state = self.lock();
-        let fates = state.under_way.get(&flight).into_iter().flatten().map(|waiter| waiter.fate(now));
+        let fates = state.under_way.get(flight).into_iter().flatten().map(|waiter| waiter.fate(now));
         let fate = fates.min().unwrap_or(Fate::Gone);
         if fate != Fate::Live {
-            let waiters = state.under_way.remove(&flight).unwrap_or_default();
+            let waiters = state.under_way.remove(flight).unwrap_or_default();
             waiters.into_iter().for_each(|waiter| waiter.answer(Err(Error::Deadline)));
         }
         fate
     }
 
     /// Tells all who wait by now that it is being computed.
-    pub fn begin(&self, flight: Flight) {
-        self.lock().under_way.get_mut(&flight).into_iter().flatten().for_each(Waiter::begin);
+    pub fn begin(&self, flight: &Flight) {
+        let mut state = self.lock();
+        if let Some(waiters) = state.under_way.get_mut(flight) {
+            waiters.iter_mut().for_each(Waiter::begin);
+            state.begun.entry(flight.sum).or_insert_with(|| flight.clone());
+        }
     }
 
     /// Tells all who wait, and keeps what can be told again.
-    pub fn answer(&self, (sum, priority): Flight, result: Result<T>) {
+    pub fn answer(&self, flight: &Flight, result: Result<T>) {
         let mut state = self.lock();
         if let Ok(result) = &result {
-            state.kept.put(sum, result.clone());
+            state.kept.put(flight.sum, result.clone());
             self.metrics.cache_bytes.set(i64::try_from(state.kept.bytes()).unwrap_or(i64::MAX));
         }
-        let waiters = state.under_way.remove(&(sum, priority)).unwrap_or_default();
+        if state.begun.get(&flight.sum) == Some(flight) {
+            state.begun.remove(&flight.sum);
+        }
+        let waiters = state.under_way.remove(flight).unwrap_or_default();
         drop(state);
         for waiter in waiters {
             waiter.answer(result.as_ref().map_err(told).cloned());
@@ -172,7 +190,7 @@ mod tests {
     use super::*;
     use crate::engine::terms::Client;
 
-    const FLIGHT: Flight = (Sum([1; 32]), Priority::Normal);
+    const FLIGHT: Flight = Flight { sum: Sum([1; 32]), priority: Priority::Normal, client: Client(None) };
 
     fn cache(results: usize) -> Arc<Cache<u32>> {
         Arc::new(Cache::new(results * Kept::<u32>::COST, Arc::new(Metrics::new().unwrap())))
@@ -211,7 +229,7 @@ mod tests {
         let (first, one) = cache.ask(FLIGHT, &later(60));
         let (second, two) = cache.ask(FLIGHT, &later(60));
         assert!(first.is_some() && second.is_none());
-        cache.answer(FLIGHT, Ok(7));
+        cache.answer(&FLIGHT, Ok(7));
         assert_eq!((got(one), got(two)), (Some(7), Some(7)));
         let (third, three) = cache.ask(FLIGHT, &later(60));
         assert!(third.is_none());
@@ -227,7 +245,7 @@ mod tests {
         let cache = cache(1);
         let (_, mut one) = cache.ask(FLIGHT, &later(60));
         let (_, mut two) = cache.ask(FLIGHT, &later(60));
-        cache.answer(FLIGHT, Err(Error::NotFinite("it".into())));
+        cache.answer(&FLIGHT, Err(Error::NotFinite("it".into())));
         for answer in [&mut one, &mut two] {
             assert!(matches!(answer.try_recv(), Ok(Err(Error::NotFinite(_)))));
         }
@@ -238,15 +256,15 @@ mod tests {
     fn it_is_computed_while_anybody_waits() {
         let (cache, now) = (cache(1), Instant::now());
         let (_, mut late) = cache.ask(FLIGHT, &Terms { deadline: now, ..later(0) });
-        assert_eq!(cache.fate(FLIGHT, now), Fate::Late);
+        assert_eq!(cache.fate(&FLIGHT, now), Fate::Late);
         assert!(matches!(late.try_recv(), Ok(Err(Error::Deadline))));
         let (_, one) = cache.ask(FLIGHT, &Terms { deadline: now, ..later(0) });
         let (_, two) = cache.ask(FLIGHT, &later(60));
-        assert_eq!(cache.fate(FLIGHT, now), Fate::Live);
+        assert_eq!(cache.fate(&FLIGHT, now), Fate::Live);
         drop(one);
-        assert_eq!(cache.fate(FLIGHT, now), Fate::Live, "the first has gone, the second has not");
+        assert_eq!(cache.fate(&FLIGHT, now), Fate::Live, "the first has gone, the second has not");
         drop(two);
-        assert_eq!(cache.fate(FLIGHT, now), Fate::Gone);
+        assert_eq!(cache.fate(&FLIGHT, now), Fate::Gone);
         assert!(cache.ask(FLIGHT, &later(60)).0.is_some(), "what is dead is computed again");
     }
 
@@ -254,13 +272,33 @@ mod tests {
     fn the_urgent_do_not_wait_for_others() {
         let cache = cache(1);
         assert!(cache.ask(FLIGHT, &later(60)).0.is_some());
-        assert!(cache.ask((FLIGHT.0, Priority::High), &later(60)).0.is_some());
+        assert!(cache.ask(Flight { priority: Priority::High, ..FLIGHT }, &later(60)).0.is_some());
+    }
+
+    #[test]
+    fn nobody_waits_in_anothers_line() {
+        let other = Flight { client: Client(Some("other".into())), ..FLIGHT };
+        let cache = cache(1);
+        let (_, one) = cache.ask(FLIGHT, &later(60));
+        let (own, two) = cache.ask(other.clone(), &later(60));
+        assert!(own.is_some());
+        // What is being computed is nobody's line any more.
+        cache.begin(&other);
+        let third = Flight { client: Client(Some("third".into())), ..FLIGHT };
+        let (none, three) = cache.ask(third, &later(60));
+        assert!(none.is_none());
+        cache.answer(&other, Ok(7));
+        assert_eq!((got(two), got(three)), (Some(7), Some(7)));
+        cache.answer(&FLIGHT, Ok(7));
+        assert_eq!(got(one), Some(7));
+        let state = cache.lock();
+        assert!(state.under_way.is_empty() && state.begun.is_empty());
     }
 
     #[test]
     fn a_cache_of_no_bytes_keeps_nothing() {
         let cache = cache(0);
-        cache.answer(FLIGHT, Ok(7));
+        cache.answer(&FLIGHT, Ok(7));
         assert!(cache.ask(FLIGHT, &later(60)).0.is_some());
         assert_eq!(cache.metrics.cache_bytes.get(), 0);
     }

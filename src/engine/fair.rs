@@ -23,7 +23,7 @@ use super::{
 pub const AGE: Duration = Duration::from_secs(2);
 
 /// Who waits: a client, with what it asks of one model as urgently.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Whose {
     pub priority: Priority,
     pub client: Client,

@@ -6,7 +6,7 @@
 
 use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
     pace::Pace,
     queue::{Batch, Entry, Key, Load, Queue, load_of},
     rate::{Accounts, Allowance},
+    shares::Shares,
     task::Task,
     terms::{Client, Terms},
 };
@@ -30,6 +31,8 @@ pub struct Gate {
 #[derive(Debug)]
 struct State {
     queue: Queue<Task>,
+    /// What is computed without the model.
+    aside: Shares,
     /// From one batch to the next.
     pace: Pace,
     accounts: Accounts,
@@ -40,24 +43,41 @@ struct State {
 #[derive(Debug)]
 pub struct Ticket {
     gate: Arc<Gate>,
-    client: Client,
-    load: Load,
+    whose: Whose,
+    /// What its client was charged.
+    charged: Load,
+    /// What is reserved in the queue.
+    reserved: Load,
 }
 
 impl Gate {
-    /// Puts a queue behind a lock.
-    pub fn new(queue: Queue<Task>, allowance: Allowance, metrics: Arc<Metrics>) -> Self {
+    /// Makes an empty queue behind a lock, and as much room for what is computed without the model.
+    pub fn new(bounds: Load, batch_tokens: usize, allowance: Allowance, metrics: Arc<Metrics>) -> Self {
+        let (queue, aside) = (Queue::new(bounds, batch_tokens), Shares::new(bounds));
         let (pace, accounts) = (Pace::default(), Accounts::new(allowance));
-        let state = State { queue, pace, accounts, closed: false };
+        let state = State { queue, aside, pace, accounts, closed: false };
         Self { state: Mutex::new(state), filled: Condvar::new(), metrics }
     }
 
     /// Admits a request of this load, or says why it had better come later.
     pub fn admit(self: &Arc<Self>, load: Load, key: Key, terms: &Terms) -> Result<Ticket> {
+        let Terms { client, priority, .. } = terms.clone();
+        let whose = Whose { priority, client, model: key.model };
         let mut state = self.lock();
-        state.admit(load, key, terms, Instant::now())?;
+        let reserved = state.admit(load, &whose, key, terms, Instant::now())?;
         self.report(&state.queue);
-        Ok(Ticket { gate: Arc::clone(self), client: terms.client.clone(), load })
+        Ok(Ticket { gate: Arc::clone(self), whose, charged: load, reserved })
+    }
+
+    /// Admits work of this load that is not the model's, or says why it had better come later.
+    pub fn aside(self: &Arc<Self>, load: Load, terms: &Terms) -> Result<Aside> {
+        let (client, now) = (&terms.client, Instant::now());
+        let mut state = self.lock();
+        state.accounts.check(client, now)?;
+        let counted =
+            state.aside.take(client, load).map_err(|_| Error::Overloaded { retry: Duration::ZERO })?;
+        state.accounts.enter(client, load, now);
+        Ok(Aside { gate: Arc::clone(self), client: client.clone(), counted })
     }
 
     /// What counts against the bounds.
@@ -109,42 +129,58 @@ impl Gate {
 }
 
 impl State {
-    /// Admits a request unless its client has enough under way, its time would run out in the queue, or that is full.
-    fn admit(&mut self, load: Load, key: Key, terms: &Terms, now: Instant) -> Result<()> {
+    /// Admits a request unless its client has enough under way, its time would run out in the queue, or its share of that is used
+    /// up; and tells what is reserved.
+    fn admit(&mut self, load: Load, whose: &Whose, key: Key, terms: &Terms, now: Instant) -> Result<Load> {
         let Self { queue, pace, accounts, .. } = self;
-        let Terms { client, priority, deadline, timeout, .. } = terms.clone();
-        accounts.check(&client, now)?;
-        let whose = Whose { priority, client, model: key.model };
-        let wait = queue.wait(&whose, key.work, load.tokens, pace).saturating_add(pace.rest(now));
-        if wait > deadline.saturating_duration_since(now) {
-            return Err(Error::Hopeless { wait, retry: wait.saturating_sub(timeout) });
+        accounts.check(&whose.client, now)?;
+        let wait = queue.wait(whose, key.work, load.tokens, pace).saturating_add(pace.rest(now));
+        if wait > terms.deadline.saturating_duration_since(now) {
+            return Err(Error::Hopeless { wait, retry: wait.saturating_sub(terms.timeout) });
         }
-        queue
-            .reserve(load)
+        let reserved = queue
+            .reserve(whose, load)
             .map_err(|excess| Error::Overloaded { retry: pace.of(key.work, excess.tokens) })?;
         accounts.enter(&whose.client, load, now);
-        Ok(())
+        Ok(reserved)
     }
 }
 
 impl Ticket {
     /// Trades the share for entries and wakes the worker; the place stays until the ticket is dropped. What the cache knows, or
-    /// somebody else has computed, is not charged.
+    /// somebody else has computed, is not charged. More entries may follow, which are charged as they come.
     pub fn fill(&mut self, entries: Vec<Entry<Task>>) {
-        let reserved = std::mem::take(&mut self.load);
+        let (reserved, charged) = (std::mem::take(&mut self.reserved), std::mem::take(&mut self.charged));
         self.gate.change(|state| {
-            state.accounts.settle(&self.client, reserved, load_of(&entries), Instant::now());
-            state.queue.fill(reserved, entries);
+            state.accounts.settle(&self.whose.client, charged, load_of(&entries), Instant::now());
+            state.queue.fill(&self.whose, reserved, entries);
         });
         self.gate.filled.notify_one();
+    }
+}
+
+/// A share of what is computed without the model; given back when dropped.
+#[derive(Debug)]
+pub struct Aside {
+    gate: Arc<Gate>,
+    client: Client,
+    counted: Load,
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        self.gate.change(|state| {
+            state.accounts.leave(&self.client, Instant::now());
+            state.aside.give_back(&self.client, self.counted);
+        });
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.gate.change(|state| {
-            state.accounts.leave(&self.client, Instant::now());
-            state.queue.release(self.load);
+            state.accounts.leave(&self.whose.client, Instant::now());
+            state.queue.release(&self.whose, self.reserved);
         });
     }
 }

@@ -81,20 +81,24 @@ pub fn by_size<T>(all: Vec<T>, sizes: &[usize]) -> Vec<Vec<T>> {
     sizes.iter().map(|size| rest.by_ref().take(*size).collect()).collect()
 }
 
-/// Guesses the load of inputs that are not tokenised yet, from their bytes.
+/// Guesses the load of inputs that are not tokenised yet.
 pub fn estimated(inputs: &[Placed], max_length: usize) -> Load {
-    let said = |message: &Message| message.content.text().len();
-    let tokens = |Placed { input, .. }: &Placed| {
-        let bytes = match input {
-            Input::Pair { prompt, response } => prompt.len() + response.len(),
-            Input::Answer { prompt, response } => prompt.iter().map(said).sum::<usize>() + response.len(),
-            Input::Messages(messages) => messages.iter().map(said).sum(),
-            Input::Text(text) | Input::Plain(text) => text.len(),
-            Input::Ids(ids) => return ids.len().min(max_length),
-        };
-        (bytes / BYTES_PER_TOKEN + 1).min(max_length)
-    };
+    let tokens = |Placed { input, .. }: &Placed| tokens_of(input).min(max_length);
     Load { tokens: inputs.iter().map(tokens).sum(), items: inputs.len() }
+}
+
+/// Guesses the tokens of an input from the bytes of its texts; counts its token ids.
+pub fn tokens_of(input: &Input) -> usize {
+    let said = |message: &Message| message.content.bytes();
+    let bytes = match input {
+        Input::Pair { prompt, response } => prompt.len() + response.len(),
+        Input::Answer { prompt, response } => prompt.iter().chain(response).map(said).sum(),
+        Input::Messages(messages) => messages.iter().map(said).sum(),
+        Input::Text(text) | Input::Plain(text) => text.len(),
+        Input::Ids(ids) => return ids.len(),
+        Input::IdPair { prompt, response } => return prompt.len() + response.len(),
+    };
+    bytes / BYTES_PER_TOKEN + 1
 }
 
 #[cfg(test)]
@@ -105,9 +109,10 @@ mod tests {
     #[test]
     fn the_load_is_guessed_from_bytes_and_counted_for_ids() {
         let text = |bytes| Input::Text("x".repeat(bytes));
-        let pair = Input::Pair { prompt: "x".repeat(6), response: "x".repeat(6) };
+        let pair = Input::Pair { prompt: "x".repeat(6).into(), response: "x".repeat(6) };
         let messages = vec![Message::new("user", "x".repeat(8)), Message::new("user", "xxxx")];
-        let answer = Input::Answer { prompt: messages.clone(), response: "x".repeat(8) };
+        let response = vec![Message::new("assistant", "x".repeat(8))];
+        let answer = Input::Answer { prompt: messages.clone().into(), response };
         let table = [
             (vec![text(0)], 1),
             (vec![text(8)], 3),

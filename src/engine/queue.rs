@@ -2,15 +2,19 @@
 //!
 //! A plain struct without a runtime, a lock or a clock: the caller says what time it is and whose client
 //! has gone. Everything that is admitted counts against the bounds, from the reservation that precedes
-//! tokenising until the worker takes it. A batch starts with the entry whose turn it is (`fair.rs`) and takes
+//! tokenising until the worker takes it (`shares.rs`), and what counts is never above them. A batch starts with the entry whose turn it is (`fair.rs`) and takes
 //! whatever has the same key and still fits the budget, what it shares with its neighbour not counted; an entry larger
 //! than the budget runs alone.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use super::{
     fair::{Lines, Whose},
     pace::Pace,
+    shares::Shares,
     terms::{Client, Priority},
 };
 use crate::score::Want;
@@ -25,22 +29,30 @@ pub struct Load {
 }
 
 impl Load {
-    fn plus(self, other: Self) -> Self {
+    pub fn plus(self, other: Self) -> Self {
         Self {
             tokens: self.tokens.saturating_add(other.tokens),
             items: self.items.saturating_add(other.items),
         }
     }
 
-    fn minus(self, other: Self) -> Self {
+    pub fn minus(self, other: Self) -> Self {
         Self {
             tokens: self.tokens.saturating_sub(other.tokens),
             items: self.items.saturating_sub(other.items),
         }
     }
 
-    fn within(self, bounds: Self) -> bool {
-        self.tokens <= bounds.tokens && self.items <= bounds.items
+    pub fn min(self, other: Self) -> Self {
+        Self { tokens: self.tokens.min(other.tokens), items: self.items.min(other.items) }
+    }
+
+    pub fn max(self, other: Self) -> Self {
+        Self { tokens: self.tokens.max(other.tokens), items: self.items.max(other.items) }
+    }
+
+    pub fn times(self, factor: usize) -> Self {
+        Self { tokens: self.tokens.saturating_mul(factor), items: self.items.saturating_mul(factor) }
     }
 }
 
@@ -82,6 +94,8 @@ pub struct Entry<T> {
     pub tokens: usize,
     /// Those of them that it does not share with the entry before it; all, where the two are not of one request.
     pub own: usize,
+    /// What it counts against the bounds; [`Queue::fill`] settles it.
+    pub counted: Load,
     /// The sequence and the way back, in the engine.
     pub payload: T,
 }
@@ -111,23 +125,22 @@ pub struct Batch<T> {
 /// Entries in their lines, and what has been promised to requests that are still being tokenised.
 #[derive(Debug)]
 pub struct Queue<T> {
-    bounds: Load,
     batch_tokens: usize,
-    load: Load,
-    /// The part of `load` that is still being tokenised.
-    promised: Load,
+    shares: Shares,
+    /// The part of that which is still being tokenised, and what is asked of it.
+    promised: Vec<(Whose, Load)>,
     lines: Lines<T>,
 }
 
 impl<T> Queue<T> {
     /// Makes an empty queue that admits up to `bounds` and hands out batches of up to `batch_tokens`.
     pub fn new(bounds: Load, batch_tokens: usize) -> Self {
-        Self { bounds, batch_tokens, load: Load::default(), promised: Load::default(), lines: Lines::new() }
+        Self { batch_tokens, shares: Shares::new(bounds), promised: Vec::new(), lines: Lines::new() }
     }
 
     /// Returns what counts against the bounds.
     pub fn load(&self) -> Load {
-        self.load
+        self.shares.taken()
     }
 
     /// Returns whether nothing waits for the worker.
@@ -135,48 +148,55 @@ impl<T> Queue<T> {
         self.lines.is_empty()
     }
 
-    /// Admits a request whole, or tells by how much it is too large; an empty queue admits one of any size.
-    pub fn reserve(&mut self, wanted: Load) -> Result<(), Load> {
-        let load = self.load.plus(wanted);
-        if self.load != Load::default() && !load.within(self.bounds) {
-            return Err(load.minus(self.bounds));
-        }
-        self.load = load;
-        self.promised = self.promised.plus(wanted);
-        Ok(())
+    /// Admits a request whole, and tells what it counts; or tells by how much it is too large.
+    pub fn reserve(&mut self, whose: &Whose, wanted: Load) -> Result<Load, Load> {
+        let counted = self.shares.take(&whose.client, wanted)?;
+        self.promised.push((whose.clone(), counted));
+        Ok(counted)
     }
 
     /// Gives a reservation back.
-    pub fn release(&mut self, reserved: Load) {
-        self.load = self.load.minus(reserved);
-        self.promised = self.promised.minus(reserved);
+    pub fn release(&mut self, whose: &Whose, reserved: Load) {
+        let is = |(other, load): &(Whose, Load)| other == whose && *load == reserved;
+        if let Some(at) = self.promised.iter().position(is) {
+            self.promised.swap_remove(at);
+            self.shares.give_back(&whose.client, reserved);
+        }
     }
 
     /// How long something of so many tokens waits if it joins a line now. What its own line has is before it; of every other
     /// that is as urgent, no more than its own line has then, since their turns are equal. What is not tokenised yet is taken
-    /// to be of the same kind, and to come first.
+    /// to be of the same kind, and to stand in its line.
     pub fn wait(&self, whose: &Whose, work: Work, tokens: usize, pace: &Pace) -> Duration {
-        let (mut own, mut others) = (Duration::ZERO, Vec::new());
-        for line in self.lines.iter().filter(|line| line.whose.priority <= whose.priority) {
-            let time = line.entries().map(|entry| pace.of(entry.key.work, entry.tokens));
-            let time = time.fold(Duration::ZERO, Duration::saturating_add);
-            match line.whose == *whose {
-                true => own = time,
-                false => others.push((line.whose.priority, time)),
-            }
+        let mut times: HashMap<&Whose, Duration> = HashMap::new();
+        let lines = self.lines.iter().flat_map(|line| {
+            line.entries().map(|entry| (&line.whose, pace.of(entry.key.work, entry.tokens)))
+        });
+        let promised = self.promised.iter().map(|(whose, load)| (whose, pace.of(work, load.tokens)));
+        for (whose, time) in lines.chain(promised) {
+            let sum = times.entry(whose).or_default();
+            *sum = sum.saturating_add(time);
         }
+        let own = times.remove(whose).unwrap_or_default();
         let turn = own.saturating_add(pace.of(work, tokens));
-        let before = |(priority, time)| if priority == whose.priority { turn.min(time) } else { time };
-        let before = others.into_iter().map(before);
-        before.fold(own.saturating_add(pace.of(work, self.promised.tokens)), Duration::saturating_add)
+        let before = |(other, time): (&Whose, Duration)| match other.priority == whose.priority {
+            true => turn.min(time),
+            false => time,
+        };
+        let others = times.into_iter().filter(|(other, _)| other.priority <= whose.priority);
+        others.map(before).fold(own, Duration::saturating_add)
     }
 
-    /// Turns a reservation into entries. Their true size counts from here on, even past the bounds: what
-    /// was admitted is not refused afterwards.
-    pub fn fill(&mut self, reserved: Load, entries: Vec<Entry<T>>) {
-        self.release(reserved);
-        self.load = self.load.plus(load_of(&entries));
-        entries.into_iter().for_each(|entry| self.lines.push(entry));
+    /// Turns a reservation into entries. Their true size counts from here on, as far as there is room: what was admitted is not
+    /// refused afterwards.
+    pub fn fill(&mut self, whose: &Whose, reserved: Load, entries: Vec<Entry<T>>) {
+        self.release(whose, reserved);
+        for mut entry in entries {
+            let is = Load { tokens: entry.tokens, items: entry.items };
+            entry.counted = is.min(self.shares.free());
+            self.shares.add(&entry.client, entry.counted);
+            self.lines.push(entry);
+        }
     }
 
     /// Takes the next batch, and every entry that is dead.
@@ -189,8 +209,8 @@ impl<T> Queue<T> {
                 entries.push(entry);
             }
         }
-        for taken in [&entries, &gone, &late] {
-            self.load = self.load.minus(load_of(taken));
+        for taken in entries.iter().chain(&gone).chain(&late) {
+            self.shares.give_back(&taken.client, taken.counted);
         }
         Batch { entries, gone, late }
     }
@@ -217,7 +237,20 @@ pub mod tests {
     /// One sequence, of nobody in particular.
     pub fn entry<T>(key: Key, tokens: usize, since: Instant, payload: T) -> Entry<T> {
         let (client, priority) = (Client::default(), Priority::Normal);
-        Entry { key, client, priority, since, items: 1, tokens, own: tokens, payload }
+        let counted = Load::default();
+        Entry { key, client, priority, since, items: 1, tokens, own: tokens, counted, payload }
+    }
+
+    fn whose(client: &str, priority: Priority) -> Whose {
+        Whose { priority, client: named(client), model: 0 }
+    }
+
+    fn named(name: &str) -> Client {
+        Client(Some(name.into()))
+    }
+
+    fn nobody() -> Whose {
+        Whose { priority: Priority::Normal, client: Client::default(), model: 0 }
     }
 
     /// Entries of one request whose payloads number them from `first`.
@@ -230,9 +263,9 @@ pub mod tests {
     }
 
     fn fill(queue: &mut Queue<usize>, entries: Vec<Entry<usize>>) -> Result<(), Load> {
-        let load = load_of(&entries);
-        queue.reserve(load)?;
-        queue.fill(load, entries);
+        let whose = Whose { client: entries[0].client.clone(), ..nobody() };
+        let counted = queue.reserve(&whose, load_of(&entries))?;
+        queue.fill(&whose, counted, entries);
         Ok(())
     }
 
@@ -277,33 +310,43 @@ pub mod tests {
 
     #[test]
     fn a_full_queue_admits_all_or_nothing() {
-        let mut queue = Queue::new(Load { tokens: 10, items: 3 }, 10);
+        let mut queue = Queue::new(Load { tokens: 10, items: 5 }, 10);
         let mean = key(0, Want::Mean);
-        push(&mut queue, 0, mean, &[6]).unwrap();
-        assert_eq!(push(&mut queue, 1, mean, &[2, 3]), Err(Load { tokens: 1, items: 0 }));
-        assert_eq!(queue.load(), Load { tokens: 6, items: 1 });
-        push(&mut queue, 1, mean, &[2, 2]).unwrap();
+        push(&mut queue, 0, mean, &[5]).unwrap();
+        // With 9 of 10 it would have more than four times the one that is free.
+        assert_eq!(push(&mut queue, 1, mean, &[2, 2]), Err(Load { tokens: 5, items: 0 }));
+        assert_eq!(queue.load(), Load { tokens: 5, items: 1 });
+        push(&mut queue, 1, mean, &[1, 1, 1]).unwrap();
         assert_eq!(
-            push(&mut queue, 3, mean, &[0]),
-            Err(Load { tokens: 0, items: 1 }),
+            push(&mut queue, 4, mean, &[0]),
+            Err(Load { tokens: 0, items: 5 }),
             "items are bounded too"
         );
-        assert_eq!(take(&mut queue), [0, 1, 2]);
+        assert_eq!(take(&mut queue), [0, 1, 2, 3]);
         push(&mut queue, 3, mean, &[50, 1, 1, 1]).unwrap();
-        assert_eq!(queue.load().tokens, 53, "an empty queue admits a request of any size");
+        assert_eq!(
+            queue.load(),
+            Load { tokens: 10, items: 4 },
+            "an empty queue admits a request of any size"
+        );
+        assert_eq!(take(&mut queue).len(), 1);
+        assert_eq!(queue.load(), Load { tokens: 0, items: 3 });
     }
 
     #[test]
     fn a_reservation_counts_until_it_is_released_or_filled() {
         let mut queue: Queue<usize> = Queue::new(Load { tokens: 10, items: 9 }, 10);
-        let reserved = Load { tokens: 8, items: 1 };
-        queue.reserve(reserved).unwrap();
-        assert!(queue.reserve(reserved).is_err());
-        queue.release(reserved);
-        queue.reserve(reserved).unwrap();
+        let (reserved, whose) = (Load { tokens: 8, items: 1 }, nobody());
+        assert_eq!(queue.reserve(&whose, reserved), Ok(reserved));
+        assert!(queue.reserve(&whose, reserved).is_err());
+        queue.release(&whose, reserved);
+        queue.reserve(&whose, reserved).unwrap();
         let larger = Entry { items: 3, ..entry(key(0, Want::Mean), 12, Instant::now(), 0) };
-        queue.fill(reserved, vec![larger]);
-        assert_eq!(queue.load(), Load { tokens: 12, items: 3 });
+        queue.fill(&whose, reserved, vec![larger]);
+        assert_eq!(queue.load(), Load { tokens: 10, items: 3 }, "what counts is never above the bounds");
+        take(&mut queue);
+        assert_eq!(queue.load(), Load::default());
+        assert!(queue.promised.is_empty());
     }
 
     #[test]
@@ -325,22 +368,20 @@ pub mod tests {
             pace.begin(key.work, 10, now);
             pace.end(now + Duration::from_secs(seconds));
         }
-        let named = |name: &str| Client(Some(name.into()));
-        let whose = |client: &str, priority| Whose { priority, client: named(client), model: 0 };
         let of = |client, priority, key, tokens| {
             vec![Entry { client: named(client), priority, ..entry(key, tokens, now, 0) }]
         };
         fill(&mut queue, of("a", Priority::Normal, mean, 20)).unwrap();
         fill(&mut queue, of("b", Priority::Normal, variance, 100)).unwrap();
-        queue.reserve(Load { tokens: 5, items: 1 }).unwrap();
+        queue.reserve(&nobody(), Load { tokens: 5, items: 1 }).unwrap();
         let wait = |client, priority, tokens| {
             queue.wait(&whose(client, priority), mean.work, tokens, &pace).as_millis()
         };
-        // Half a second is promised. 2 s of its own, and with 1 s more as much of the other's.
+        // Half a second is promised to nobody in particular. 2 s of its own, and with 1 s more as much of the other's.
         assert_eq!(wait("a", Priority::Normal, 10), 500 + 2000 + 3000);
         assert_eq!(wait("b", Priority::Normal, 10), 500 + 20_000 + 2000);
         assert_eq!(wait("c", Priority::Normal, 10), 500 + 1000 + 1000);
-        assert_eq!(wait("c", Priority::High, 10), 500);
+        assert_eq!(wait("c", Priority::High, 10), 0);
         assert_eq!(wait("c", Priority::Low, 10), 500 + 2000 + 20_000);
     }
 

@@ -43,7 +43,7 @@ impl<T: Clone> Reply<T> {
     pub fn fate(&self, now: Instant) -> Fate {
         match self {
             Self::One(waiter) => waiter.fate(now),
-            Self::Shared(cache, flight) => cache.fate(*flight, now),
+            Self::Shared(cache, flight) => cache.fate(flight, now),
         }
     }
 
@@ -51,7 +51,7 @@ impl<T: Clone> Reply<T> {
     pub fn begin(&mut self) {
         match self {
             Self::One(waiter) => waiter.begin(),
-            Self::Shared(cache, flight) => cache.begin(*flight),
+            Self::Shared(cache, flight) => cache.begin(flight),
         }
     }
 
@@ -59,7 +59,7 @@ impl<T: Clone> Reply<T> {
     pub fn send(self, answer: Result<T>) {
         match self {
             Self::One(waiter) => waiter.answer(answer),
-            Self::Shared(cache, flight) => cache.answer(flight, answer),
+            Self::Shared(cache, flight) => cache.answer(&flight, answer),
         }
     }
 }

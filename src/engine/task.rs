@@ -128,6 +128,11 @@ impl Order {
         (asked.into_iter().zip(own).map(entry).collect(), answers)
     }
 
+    /// Tokens of several sequences in one batch, what they share counted once.
+    pub fn tokens_together(&self, sequences: &[TokenSeq]) -> usize {
+        own_tokens(&sequences.iter().collect::<Vec<_>>()).iter().sum()
+    }
+
     /// An entry of several sequences, and where the answer will be.
     pub fn together(
         &self,
@@ -139,7 +144,7 @@ impl Order {
         let reply = Reply::One(waiter);
         let tokens = sequences.iter().map(|sequence| sequence.ids.len()).sum();
         let load = Load { tokens, items: sequences.len() };
-        let own = own_tokens(&sequences.iter().collect::<Vec<_>>()).iter().sum();
+        let own = self.tokens_together(&sequences);
         (self.entry(load, own, Ask::Select(Choice { sequences, penalty, top, reply })), answer)
     }
 
@@ -147,6 +152,7 @@ impl Order {
         let Terms { client, priority, .. } = self.terms.clone();
         let Load { tokens, items } = load;
         let payload = Task { model: Arc::clone(&self.model), ask };
-        Entry { key: self.key(), client, priority, since: Instant::now(), items, tokens, own, payload }
+        let (key, since, counted) = (self.key(), Instant::now(), Load::default());
+        Entry { key, client, priority, since, items, tokens, own, counted, payload }
     }
 }

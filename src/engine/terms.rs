@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::Deserialize;
+
 use super::times::Times;
 
 /// A bound on what a request may take, past which a moment could not be represented.
@@ -30,7 +32,8 @@ pub struct Terms {
 pub struct Client(pub Option<Arc<str>>);
 
 /// How urgent a request is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Priority {
     /// Before all others.
     High,

@@ -183,6 +183,8 @@ impl Worker {
                 self.metrics.scored_tokens.inc_by(tokens as u64);
             }
             Err(Error::NotFinite(_)) if items > 1 => {}
+            // It is the client's.
+            Err(Error::Field { .. }) => {}
             Err(cause) => error!(model = name, ?work, items, tokens, %cause, "scoring failed"),
         }
         computed

@@ -195,7 +195,7 @@ impl Store {
         if !path.exists() {
             return Ok(None);
         }
-        let (tensors, metadata) = tensors::read(path)?;
+        let (tensors, metadata) = tensors::read(path, tensors::OWN)?;
         match metadata.get(FINGERPRINT) == Some(&self.fingerprint) {
             true => Ok(Some(Saved { path: path.to_owned(), tensors })),
             false => {

@@ -19,8 +19,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use tracing::{Span, info};
 
-use super::{App, error::ApiError, layers::CLIENT_GONE};
-use crate::engine::terms::Client;
+use super::{App, error::ApiError, layers::CLIENT_GONE, terms::Highest};
+use crate::engine::terms::{Client, Priority};
 
 pub mod document;
 pub mod keys;
@@ -75,6 +75,11 @@ fn needed(path: &str) -> Option<Role> {
     }
 }
 
+/// Whether a path is open to everyone, as probes are.
+pub fn is_open(path: &str) -> bool {
+    needed(path).is_none()
+}
+
 /// Lets a request through if its key has the role that the path needs, and writes the audit log.
 pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let matched = request.extensions().get().map(MatchedPath::as_str);
@@ -86,9 +91,11 @@ pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> 
         .then(|| Action::new(caller.name(), format!("{} {path}", request.method())));
     let browser = opened_by_hand(request.headers());
     let client = Client(caller.name().map(Arc::from));
+    let highest = caller.highest();
     let mut response = match permit(role, caller, keys) {
         Ok(()) => {
             request.extensions_mut().insert(client);
+            request.extensions_mut().insert(highest);
             next.run(request).await
         }
         Err(error) => error.into_response(),
@@ -131,6 +138,14 @@ impl<'a> Caller<'a> {
             return Self::Nobody;
         }
         shown.find_map(|secret| keys.find(&secret)).map_or(Self::Stranger, Self::Known)
+    }
+
+    /// The highest priority that its requests may have. Without keys all callers are one, whose own requests it orders.
+    fn highest(self) -> Highest {
+        Highest(match self {
+            Self::Known(key) => key.highest(),
+            Self::Nobody | Self::Stranger => Priority::High,
+        })
     }
 
     fn name(self) -> Option<&'a str> {

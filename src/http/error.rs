@@ -17,10 +17,12 @@ use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
 use super::access::Role;
-use crate::Error;
+use crate::{Error, engine::terms::Priority};
 
 /// The least time after which a client that was turned away may try again.
 const RETRY: Duration = Duration::from_secs(1);
+/// The longest time after which a client is told to come again: what is known of the load says little of later.
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// How a key is shown.
 const CHALLENGE: HeaderValue = HeaderValue::from_static(r#"Bearer realm="rewarden""#);
 
@@ -96,7 +98,7 @@ impl ApiError {
 
     /// It may be tried again after this time, in whole seconds and at least one.
     fn retry(self, after: Duration) -> Self {
-        Self { retry: Some(after.max(RETRY)), ..self }
+        Self { retry: Some(after.clamp(RETRY, LONGEST_RETRY)), ..self }
     }
 
     /// The body is not JSON.
@@ -156,10 +158,23 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "invalid_api_key", "the API key is not known")
     }
 
+    /// The host that the request names is not this service's.
+    pub fn foreign_host() -> Self {
+        let message = "without API keys, the host must be an address or `localhost` (hint: `--allow-host NAME`, or keys)";
+        Self::new(StatusCode::FORBIDDEN, "foreign_host", message)
+    }
+
     /// The path needs a role that the caller does not have.
     pub fn no_role(role: Role) -> Self {
         let message = format!("an API key with the role `{}` is needed", role.name());
         Self::new(StatusCode::FORBIDDEN, "missing_role", message)
+    }
+
+    /// The request is more urgent than the caller's may be.
+    pub fn too_urgent(highest: Priority) -> Self {
+        let message =
+            format!("the priority of this API key's requests is `{}` at the highest", highest.name());
+        Self::new(StatusCode::FORBIDDEN, "priority_too_high", message)
     }
 
     /// Adapters neither come nor go.
@@ -316,8 +331,13 @@ mod tests {
         let item = Place::Item(2);
         let table = [
             (Error::field("penalty.k", "wrong"), 422, "invalid_field", Some("penalty.k")),
-            (Error::TooLong { tokens: 9, limit: 8 }, 422, "too_long", None),
-            (item.blame(Error::TooLong { tokens: 9, limit: 8 }), 422, "too_long", Some("items[2]")),
+            (Error::TooLong { tokens: 9, more: false, limit: 8 }, 422, "too_long", None),
+            (
+                item.blame(Error::TooLong { tokens: 9, more: false, limit: 8 }),
+                422,
+                "too_long",
+                Some("items[2]"),
+            ),
             (item.blame(Error::field("text", "wrong")), 422, "invalid_field", Some("items[2].text")),
             (item.blame(Error::field("truncation", "wrong")), 422, "invalid_field", Some("truncation")),
             (item.blame(io()), 500, "internal", Some("items[2]")),
@@ -355,6 +375,7 @@ mod tests {
             (hopeless(1000), Some("1")),
             (hopeless(1001), Some("2")),
             (Error::Limited { what: "requests", retry: Duration::from_secs(7) }, Some("7")),
+            (Error::Overloaded { retry: Duration::MAX }, Some("60")),
             (Error::NotReady, Some("1")),
             (Error::Deadline, None),
         ] {

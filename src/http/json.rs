@@ -17,11 +17,13 @@ use serde::{
 use serde_ignored::Path;
 use serde_json::error::Category;
 
-use super::{error::ApiError, object::Object};
+use super::{error::ApiError, object::Object, outline::Outline};
 use crate::Error;
 
 /// Arrays and objects in each other: many more than any request has.
 const MAX_DEPTH: usize = 32;
+/// Objects in a body: twice as many as a stream has items by default.
+const MAX_OBJECTS: usize = 1 << 17;
 
 /// A body of JSON without unknown fields.
 pub struct StrictJson<T>(pub T);
@@ -30,14 +32,16 @@ pub struct StrictJson<T>(pub T);
 pub struct LooseJson<T>(pub T);
 
 /// A body that says it is JSON, as it was sent.
-pub struct RawJson(Bytes);
+pub struct RawJson {
+    bytes: Bytes,
+    outline: Outline,
+}
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for StrictJson<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let RawJson(bytes) = RawJson::from_request(request, state).await?;
-        parse(&bytes).map(Self)
+        RawJson::from_request(request, state).await?.strict().map(Self)
     }
 }
 
@@ -63,17 +67,31 @@ impl<S: Send + Sync> FromRequest<S> for RawJson {
                 _ => ApiError::body(message),
             }
         })?;
-        if too_deep(&bytes) {
+        let outline = Outline::of(&bytes);
+        if outline.depth > MAX_DEPTH {
             return Err(ApiError::too_deep(MAX_DEPTH));
         }
-        Ok(Self(bytes))
+        if outline.objects > MAX_OBJECTS {
+            return Err(ApiError::too_many("body", outline.objects, MAX_OBJECTS));
+        }
+        Ok(Self { bytes, outline })
     }
 }
 
 impl RawJson {
+    /// Reads an object without unknown fields.
+    pub fn strict<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        parse(&self.bytes)
+    }
+
+    /// Elements of the longest list that is a field of the object.
+    pub fn listed(&self) -> usize {
+        self.outline.listed
+    }
+
     /// Reads an object; fields that are not known are let pass.
     pub fn loose<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
-        let mut json = serde_json::Deserializer::from_slice(&self.0);
+        let mut json = serde_json::Deserializer::from_slice(&self.bytes);
         let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(|error| wrong(&error, ""))?;
         json.end().map_err(|error| ApiError::json(&error))?;
         Ok(value)
@@ -84,22 +102,6 @@ impl RawJson {
         let fields: BTreeMap<String, Option<IgnoredAny>> = self.loose()?;
         Ok(fields.into_iter().filter_map(|(name, value)| value.map(|_| name)).collect())
     }
-}
-
-/// Whether more arrays and objects are open at once than allowed. Of JSON only: what is not JSON is for the parser to refuse.
-fn too_deep(bytes: &[u8]) -> bool {
-    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
-    bytes.iter().any(|byte| {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = in_string,
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => depth += 1,
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        depth > MAX_DEPTH
-    })
 }
 
 /// `application/json` or `application/...+json`, with any parameters.
@@ -203,19 +205,6 @@ mod tests {
         }
         let value = parse::<Outer>(br#"{"inner":[{"number":null},null]}"#).unwrap();
         assert_eq!(value, Outer { inner: vec![Some(Object(Inner { number: None })), None] });
-    }
-
-    #[test]
-    fn the_depth_is_that_of_arrays_and_objects_outside_of_strings() {
-        let deep = |open: &str, levels: usize| open.repeat(levels);
-        assert!(!too_deep(deep("[", MAX_DEPTH).as_bytes()));
-        assert!(too_deep(deep("[", MAX_DEPTH + 1).as_bytes()));
-        assert!(too_deep(deep("{\"a\":", MAX_DEPTH + 1).as_bytes()));
-        assert!(!too_deep(deep("[],{},", MAX_DEPTH + 1).as_bytes()));
-        let text = deep("[", MAX_DEPTH + 1);
-        assert!(!too_deep(format!(r#"["{text}"]"#).as_bytes()));
-        assert!(!too_deep(format!(r#"["\"{text}"]"#).as_bytes()));
-        assert!(too_deep(format!(r#"["\\"{text}"#).as_bytes()));
     }
 
     #[test]

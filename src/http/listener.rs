@@ -1,4 +1,4 @@
-//! Connections: so many at once, and none that keeps its place without saying anything.
+//! Connections: so many at once (`places.rs`), and none that keeps its place without saying anything.
 //!
 //! A handler's time is bounded by the deadline, but that starts only when the headers are whole. Before that, and
 //! between two requests, the connection's own clock runs: a client that sends its headers drop by drop, or
@@ -24,12 +24,12 @@ use axum::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpListener,
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Sleep, sleep},
 };
 
 use super::{
     Config,
+    places::{Place, Places},
     tls::{Stream, Tls},
 };
 
@@ -37,7 +37,7 @@ use super::{
 pub struct Bounded {
     listener: TcpListener,
     tls: Option<Tls>,
-    places: Arc<Semaphore>,
+    places: Places,
     patience: Patience,
 }
 
@@ -53,7 +53,8 @@ struct Patience {
 impl Bounded {
     /// Bounds the connections of `listener`, and the time that each may take for its handshake and its headers.
     pub fn new(listener: TcpListener, tls: Option<Tls>, config: &Config) -> Self {
-        let places = Arc::new(Semaphore::new(config.connections.clamp(1, Semaphore::MAX_PERMITS)));
+        let of_one = config.peer_connections.unwrap_or(config.connections - config.connections / 8);
+        let places = Places::new(config.connections, of_one);
         let patience = Patience { headers: config.header_timeout, rest: config.rest };
         Self { listener, tls, places, patience }
     }
@@ -64,11 +65,13 @@ impl Listener for Bounded {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
-        // The semaphore is never closed, so there is always a place in the end.
-        let place = Arc::clone(&self.places).acquire_owned().await.ok();
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        let stream = Stream::new(stream, self.tls.as_ref());
-        (Connection::new(stream, place, self.patience), address)
+        loop {
+            let (stream, address) = Listener::accept(&mut self.listener).await;
+            // Dropped, where its address has too many connections.
+            let Some(place) = self.places.take(address.ip().to_canonical()).await else { continue };
+            let stream = Stream::new(stream, self.tls.as_ref());
+            return (Connection::new(stream, place, self.patience), address);
+        }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -91,6 +94,11 @@ impl Turns {
         Turn(self.clone())
     }
 
+    /// Whether a request is under way.
+    pub fn under_way(&self) -> bool {
+        self.count() % 2 == 1
+    }
+
     fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
@@ -104,14 +112,15 @@ impl Drop for Turn {
 
 impl Connected<IncomingStream<'_, Bounded>> for Turns {
     fn connect_info(stream: IncomingStream<'_, Bounded>) -> Self {
-        stream.io().turns.clone()
+        stream.io().place.turns().clone()
     }
 }
 
 /// A connection with its clock.
 pub struct Connection {
     stream: Stream,
-    turns: Turns,
+    /// Given back when the connection ends.
+    place: Place,
     /// The count of turns that the clock was set for.
     seen: usize,
     /// Whether the next request's first byte has come.
@@ -120,15 +129,12 @@ pub struct Connection {
     patience: Patience,
     /// Runs while the client takes nothing of what is written.
     stalled: Option<Pin<Box<Sleep>>>,
-    /// Given back when the connection ends.
-    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Connection {
-    fn new(stream: Stream, place: Option<OwnedSemaphorePermit>, patience: Patience) -> Self {
+    fn new(stream: Stream, place: Place, patience: Patience) -> Self {
         let clock = Box::pin(sleep(patience.headers));
-        let turns = Turns::default();
-        Self { stream, turns, seen: 0, begun: true, clock, patience, stalled: None, _place: place }
+        Self { stream, place, seen: 0, begun: true, clock, patience, stalled: None }
     }
 
     /// Sets the clock, unless the time cannot be represented: then it may as well run on.
@@ -157,13 +163,14 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let turns = self.turns.count();
+        let turns = self.place.turns().count();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if turns % 2 == 1 {
             return read;
         }
         if turns != self.seen {
             (self.seen, self.begun) = (turns, false);
+            self.place.mark();
             let rest = self.patience.rest;
             self.wait(rest);
         }
@@ -171,10 +178,14 @@ impl AsyncRead for Connection {
             Poll::Ready(read) => {
                 if !self.begun {
                     self.begun = true;
+                    self.place.mark();
                     let headers = self.patience.headers;
                     self.wait(headers);
                 }
                 Poll::Ready(read)
+            }
+            Poll::Pending if self.place.poll_leave(context).is_ready() => {
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }
             Poll::Pending => {
                 ready!(self.clock.as_mut().poll(context));

@@ -88,6 +88,8 @@ impl Given {
     pub fn parse(self, app: &App, least: usize) -> Result<Pools, ApiError> {
         let mut pools = Pools::default();
         let numbered = |path: String| move |at: usize| format!("{path}responses[{at}]");
+        // Before anything is made of the answers.
+        app.bounded("responses", self.responses())?;
         match self {
             Self::Pair(pool) => pools.add("", pool, least, |at| ["a", "b"][at.min(1)].to_owned())?,
             Self::One(pool) => pools.add("", pool, least, numbered(String::new()))?,
@@ -99,8 +101,15 @@ impl Given {
                 }
             }
         }
-        app.bounded("responses", pools.inputs.len())?;
         Ok(pools)
+    }
+
+    /// Counts the answers of all prompts.
+    fn responses(&self) -> usize {
+        match self {
+            Self::Pair(pool) | Self::One(pool) => pool.responses.len(),
+            Self::Several(several) => several.iter().map(|Object(pool)| pool.responses.len()).sum(),
+        }
     }
 }
 
@@ -126,17 +135,15 @@ impl Pools {
         if responses.len() < least {
             return Err(Error::field(field("responses"), format!("fewer than {least}")));
         }
+        let prompt = prompt.shared().map_err(|error| match error {
+            Error::Field { field: prompt, message } => Error::field(field(&prompt), message),
+            error => error,
+        })?;
         self.ids.push(id);
         self.sizes.push(responses.len());
         for (at, response) in responses.into_iter().enumerate() {
             let place = Place::Field(name(at));
-            let input = prompt.answered(response).map_err(|error| match error {
-                // It is all answers' prompt that is wrong.
-                Error::Field { field: prompt, message } if prompt.starts_with("prompt") => {
-                    Error::field(field(&prompt), message)
-                }
-                error => place.blame(error),
-            })?;
+            let input = prompt.answered(response).map_err(|error| place.blame(error))?;
             self.inputs.push(place.of(input));
         }
         Ok(())

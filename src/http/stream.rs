@@ -20,14 +20,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{
     App,
+    bodies::Weight,
     error::{ApiError, ErrorDetail, Refusals},
-    json::{StrictJson, strict},
+    json::{RawJson, strict},
     listener::Turn,
     object::Object,
     penalty::Plan,
@@ -57,7 +58,7 @@ pub struct StreamRequest {
     /// What is to be scored.
     #[serde(default)]
     #[schema(required, min_items = 1, value_type = Vec<Item>)]
-    pub items: Vec<Value>,
+    pub items: Vec<Text>,
     /// What uncertainty costs; by default the adapter's stored rule, else one standard deviation.
     #[schema(value_type = Option<PenaltyRule>)]
     pub penalty: Option<Object<PenaltyRule>>,
@@ -65,6 +66,16 @@ pub struct StreamRequest {
     pub variance: Option<bool>,
     /// What is cut from items that are too long; by default they are an error.
     pub truncation: Option<Truncation>,
+}
+
+/// An item that is not understood yet, in as many bytes as it was sent in or less: most of them wait long for their turn.
+#[derive(Debug)]
+pub struct Text(Box<str>);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(Value::deserialize(deserializer)?.to_string().into()))
+    }
 }
 
 /// One line of the answer.
@@ -126,10 +137,12 @@ pub async fn stream(
     State(app): State<App>,
     Extension(terms): Extension<Terms>,
     turn: Option<Extension<Arc<Turn>>>,
-    StrictJson(request): StrictJson<StreamRequest>,
+    weight: Option<Extension<Arc<Weight>>>,
+    body: RawJson,
 ) -> Result<Response, ApiError> {
-    let turn = turn.map(|Extension(turn)| turn);
-    let mut windows = Windows::new(app, terms, turn, request)?;
+    app.bounded_stream("items", body.listed())?;
+    let under_way = (turn.map(|Extension(turn)| turn), weight.map(|Extension(weight)| weight));
+    let mut windows = Windows::new(app, terms, under_way, body.strict()?)?;
     // What turns the first items away turns the request away: later there is no status to say it with.
     let first = windows.lines(Patience::None).await?;
     let rest = stream::unfold((Some(first), windows), async |(first, mut windows)| {
@@ -150,12 +163,14 @@ struct Windows {
     model: Arc<Generation>,
     plan: Plan,
     truncation: Option<Truncation>,
-    items: Enumerate<IntoIter<Value>>,
+    items: Enumerate<IntoIter<Text>>,
     end: End,
     ended: bool,
-    /// The request is under way until its last line: the connection does not rest meanwhile.
-    _turn: Option<Arc<Turn>>,
+    /// The request is under way until its last line: the connection does not rest meanwhile, and its items take memory.
+    _under_way: UnderWay,
 }
+
+type UnderWay = (Option<Arc<Turn>>, Option<Arc<Weight>>);
 
 /// Whether a full queue is asked again.
 #[derive(PartialEq, Eq)]
@@ -165,18 +180,10 @@ enum Patience {
 }
 
 impl Windows {
-    fn new(
-        app: App,
-        terms: Terms,
-        turn: Option<Arc<Turn>>,
-        request: StreamRequest,
-    ) -> Result<Self, ApiError> {
+    fn new(app: App, terms: Terms, under_way: UnderWay, request: StreamRequest) -> Result<Self, ApiError> {
         let model = app.model(request.model.as_deref())?;
-        let limit = app.config().max_stream_items;
-        match request.items.len() {
-            0 => return Err(Error::field("items", "missing or empty").into()),
-            items if items > limit => return Err(ApiError::too_many("items", items, limit)),
-            _ => {}
+        if request.items.is_empty() {
+            return Err(Error::field("items", "missing or empty").into());
         }
         let plan = Plan::new(request.penalty, request.variance, &model)?.alone()?;
         let usage = TokenUsage { tokens: 0 };
@@ -192,7 +199,7 @@ impl Windows {
             ended: false,
             terms,
             app,
-            _turn: turn,
+            _under_way: under_way,
         })
     }
 
@@ -275,7 +282,9 @@ struct Parsed {
 }
 
 impl Parsed {
-    fn new((index, value): (usize, Value)) -> Self {
+    fn new((index, Text(text)): (usize, Text)) -> Self {
+        // It was JSON, and is.
+        let value: Value = serde_json::from_str(&text).unwrap_or_default();
         let id = value.get("id").and_then(|id| Id::deserialize(id).ok());
         let item = strict::<Item<Id>, _>(value, &Place::Item(index).to_string());
         let input = item.and_then(|item| Ok(placed(index, item)?.1));

@@ -29,13 +29,23 @@ const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 /// How urgent the request is.
 const PRIORITY: HeaderName = HeaderName::from_static("x-rewarden-priority");
 
+/// The highest priority that a caller's requests may have.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Highest(pub Priority);
+
 /// Settles the terms, and answers 504 when the time is up; dropping the handler withdraws what it had queued. The answer says
 /// what the time went into.
 pub async fn settle(State(app): State<App>, mut request: Request, next: Next) -> Result<Response, ApiError> {
     let longest = app.config().timeout;
     let asked = timeout(request.headers())?.unwrap_or(longest);
     let client = request.extensions().get::<Client>().cloned().unwrap_or_default();
-    let terms = Terms::new(asked.min(longest), client, priority(request.headers())?);
+    let Highest(highest) = request.extensions().get().copied().unwrap_or_default();
+    let priority = priority(request.headers())?;
+    // The most urgent is the least.
+    if priority < highest {
+        return Err(ApiError::too_urgent(highest));
+    }
+    let terms = Terms::new(asked.min(longest), client, priority);
     let (deadline, times) = (terms.deadline, terms.times.clone());
     request.extensions_mut().insert(terms);
     let left = deadline.saturating_duration_since(Instant::now());

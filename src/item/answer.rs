@@ -1,5 +1,7 @@
 //! An answer to a prompt, where several answers share one.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
@@ -28,22 +30,41 @@ impl<'de> Deserialize<'de> for Answer {
     }
 }
 
+/// A prompt that is checked once, and copied for none of the answers to it.
+#[derive(Debug)]
+pub struct SharedPrompt {
+    /// Where it was given as text, that of its only message.
+    text: Option<Arc<str>>,
+    /// At least one.
+    messages: Arc<[Message]>,
+}
+
 impl Prompt {
-    /// The prompt with an answer to it.
-    pub fn answered(&self, answer: Answer) -> Result<Input> {
-        let before = || match self {
-            Self::Text(text) => Ok(vec![Message::new("user", text)]),
-            Self::Messages(messages) => joined("prompt", messages.clone()),
-        };
-        Ok(match (self, answer) {
-            (Self::Text(prompt), Answer::Text(response)) => Input::Pair { prompt: prompt.clone(), response },
-            (Self::Messages(_), Answer::Text(response)) => Input::Answer { prompt: before()?, response },
-            (_, Answer::Messages(messages)) => {
-                let mut all = before()?;
-                all.extend(joined("response", messages)?);
-                Input::Messages(all)
+    /// Checks the prompt; an error names `prompt` or a part of it.
+    pub fn shared(self) -> Result<SharedPrompt> {
+        Ok(match self {
+            Self::Text(text) => SharedPrompt {
+                text: Some(text.as_str().into()),
+                messages: [Message::new("user", text)].into(),
+            },
+            Self::Messages(messages) => {
+                SharedPrompt { text: None, messages: joined("prompt", messages)?.into() }
             }
         })
+    }
+}
+
+impl SharedPrompt {
+    /// The prompt with an answer to it; an error names `response` or a part of it.
+    pub fn answered(&self, answer: Answer) -> Result<Input> {
+        let response = match (&self.text, answer) {
+            (Some(prompt), Answer::Text(response)) => {
+                return Ok(Input::Pair { prompt: Arc::clone(prompt), response });
+            }
+            (None, Answer::Text(response)) => vec![Message::new("assistant", response)],
+            (_, Answer::Messages(messages)) => joined("response", messages)?,
+        };
+        Ok(Input::Answer { prompt: Arc::clone(&self.messages), response })
     }
 }
 
@@ -55,20 +76,27 @@ mod tests {
     fn text_and_messages_go_together() {
         let said = Message::new;
         let answer = |json: &str| serde_json::from_str::<Answer>(json).unwrap();
-        let (text, turns) =
-            (Prompt::Text("p".into()), Prompt::Messages(vec![said("system", "s"), said("user", "p")]));
+        let (system, user) = (said("system", "s"), said("user", "p"));
+        let text = Prompt::Text("p".into()).shared().unwrap();
+        let turns = Prompt::Messages(vec![system.clone(), user.clone()]).shared().unwrap();
         let messages = r#"[{"role":"tool","content":"t"},{"role":"assistant","content":"r"}]"#;
         let table = [
             (&text, "\"r\"", Input::Pair { prompt: "p".into(), response: "r".into() }),
             (
                 &turns,
                 "\"r\"",
-                Input::Answer { prompt: vec![said("system", "s"), said("user", "p")], response: "r".into() },
+                Input::Answer {
+                    prompt: [system, user.clone()].into(),
+                    response: vec![said("assistant", "r")],
+                },
             ),
             (
                 &text,
                 messages,
-                Input::Messages(vec![said("user", "p"), said("tool", "t"), said("assistant", "r")]),
+                Input::Answer {
+                    prompt: [user].into(),
+                    response: vec![said("tool", "t"), said("assistant", "r")],
+                },
             ),
         ];
         for (prompt, json, want) in table {
@@ -76,9 +104,21 @@ mod tests {
         }
         let message = text.answered(answer("[]")).unwrap_err().to_string();
         assert_eq!(message, "response: empty");
-        assert_eq!(
-            Prompt::Messages(vec![]).answered(answer("\"r\"")).unwrap_err().to_string(),
-            "prompt: empty"
-        );
+        assert_eq!(Prompt::Messages(vec![]).shared().unwrap_err().to_string(), "prompt: empty");
+    }
+
+    #[test]
+    fn answers_share_their_prompt() {
+        let prompt = Prompt::Text("p".into()).shared().unwrap();
+        let message = || Answer::Messages(vec![Message::new("assistant", "r")]);
+        let texts = [(); 2].map(|()| prompt.answered(Answer::Text("r".into())).unwrap());
+        let messages = [(); 2].map(|()| prompt.answered(message()).unwrap());
+        match (texts, messages) {
+            (
+                [Input::Pair { prompt: a, .. }, Input::Pair { prompt: b, .. }],
+                [Input::Answer { prompt: c, .. }, Input::Answer { prompt: d, .. }],
+            ) => assert!(Arc::ptr_eq(&a, &b) && Arc::ptr_eq(&c, &d)),
+            other => panic!("{other:?}"),
+        }
     }
 }

@@ -71,8 +71,11 @@ mod tests {
             (item.blame(wrong("response")), "items[1].response: wrong"),
             (document.blame(wrong("response")), "documents[2]: wrong"),
             (document.blame(wrong("truncation")), "truncation: documents[2]: wrong"),
-            (item.blame(Error::TooLong { tokens: 9, limit: 8 }), "items[1]: input has 9 tokens"),
-            (document.blame(Error::TooLong { tokens: 9, limit: 8 }), "documents[2]: input has 9 tokens"),
+            (item.blame(Error::TooLong { tokens: 9, more: false, limit: 8 }), "items[1]: input has 9 tokens"),
+            (
+                document.blame(Error::TooLong { tokens: 9, more: false, limit: 8 }),
+                "documents[2]: input has 9 tokens",
+            ),
         ];
         for (error, want) in table {
             assert!(error.to_string().starts_with(want), "{error}");

@@ -5,12 +5,12 @@
 //! Uncertain are the factors of the linear layers and the head; everything else is taken as it is.
 
 use super::{
-    checkpoint::tensors,
+    checkpoint::{MAX_JSON, tensors},
     config::Config,
     head::Head,
     site::{Factor, HEAD, Projection, Site},
 };
-use crate::{Error, Result, nn::linear::Lora};
+use crate::{Error, Result, files, nn::linear::Lora};
 use candle_core::{DType, Device, Tensor};
 use rand::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
@@ -26,6 +26,8 @@ mod render;
 const PREFIX: &str = "base_model.model.";
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
+/// Bytes for a header, and for what is small.
+const SLACK: u64 = 16 << 20;
 
 /// How the low-rank updates are formed.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,14 +65,27 @@ pub struct Adapter {
     pub replaced: BTreeMap<String, (String, Tensor)>,
 }
 
+/// Bytes that a file may have with updates of these sites and whatever else of the base, in f64.
+fn largest(base: &Config, sites: &[(Site, usize, f64)]) -> u64 {
+    let elements = |shape: &[usize]| shape.iter().map(|size| *size as u64).fold(1, u64::saturating_mul);
+    let update = |(site, rank, _): &(Site, usize, f64)| {
+        let (d_out, d_in) = site.projection.shape(base);
+        // A higher rank than the matrix has adds nothing.
+        elements(&[(*rank).min(d_out.max(d_in)), d_out.saturating_add(d_in)])
+    };
+    let all = base.tensors().into_iter().map(|(_, shape)| elements(&shape)).chain(sites.iter().map(update));
+    all.fold(0, u64::saturating_add).saturating_mul(8).saturating_add(SLACK)
+}
+
 impl Adapter {
     /// Reads the adapter in `folder` and checks it against the base's shapes.
     pub fn load(folder: &Path, base: &Config) -> Result<Self> {
         let path = folder.join(CONFIG);
-        let json = std::fs::read(&path).map_err(Error::io(&path))?;
+        let json = files::read(&path, MAX_JSON)?;
         let peft::Parsed { spec, sites, head, embedding, with } = peft::parse(&path, &json, base)?;
         let path = folder.join(WEIGHTS);
-        let mut file = File { tensors: tensors::read(&path)?.0, problems: Vec::new() };
+        let most = largest(base, &sites);
+        let mut file = File { tensors: tensors::read(&path, most)?.0, problems: Vec::new() };
         let mut lora = BTreeMap::new();
         for (site, rank, scale) in sites {
             let (d_out, d_in) = site.projection.shape(base);
@@ -142,11 +157,19 @@ impl Adapter {
     }
 
     /// Writes the adapter as PEFT does; `base` is the name that PEFT shows for the base model.
+    ///
+    /// An old configuration goes first and the new one comes last: what is interrupted leaves a folder that says it is no adapter, never
+    /// the weights of one beside the configuration of another.
     pub fn save(&self, folder: &Path, base: &str) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let config = folder.join(CONFIG);
+        match std::fs::remove_file(&config) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&config)(e)),
+            _ => {}
+        }
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         tensors::write(&folder.join(WEIGHTS), &self.tensors(), metadata)?;
-        tensors::replace(&folder.join(CONFIG), render::render(self, base).as_bytes())
+        tensors::replace(&config, render::render(self, base).as_bytes())
     }
 
     /// Names in the file of what is trained there and taken as it is here.

@@ -10,7 +10,7 @@ use super::{
     head::{Head, Outputs},
 };
 use crate::{
-    Error, Result, hub,
+    Error, Result, digest, hub,
     text::{Encoder, Reader},
 };
 use candle_core::Tensor;
@@ -25,7 +25,7 @@ mod mapped;
 pub(crate) mod tensors;
 mod weights;
 
-pub(crate) use folder::{INDEX, WHOLE, shards};
+pub(crate) use folder::{INDEX, MAX_JSON, WHOLE, shards};
 pub use weights::Weights;
 
 /// The head's names in a checkpoint.
@@ -41,6 +41,8 @@ pub struct Checkpoint {
     /// Those of [`Config::tensors`] and, where there is one, the head.
     pub weights: Weights,
     embedding: Arc<OnceLock<Tensor>>,
+    pub(super) path: PathBuf,
+    weights_sha256: Arc<OnceLock<String>>,
     /// What the checkpoint holds without being used.
     pub warnings: Vec<String>,
     /// The checkpoint's folder, where it is one.
@@ -67,8 +69,20 @@ impl Checkpoint {
         let encoder = Arc::new(encoder.with_vocabulary(config.vocab_size));
         let folder = path.is_dir().then(|| path.to_owned());
         let outputs = Outputs::default();
-        let embedding = Arc::default();
-        Ok(Self { name: name_of(path), config, encoder, weights, embedding, warnings, folder, outputs })
+        let (name, path) = (name_of(path), path.to_owned());
+        let (embedding, weights_sha256) = Default::default();
+        Ok(Self {
+            name,
+            config,
+            encoder,
+            weights,
+            embedding,
+            path,
+            weights_sha256,
+            warnings,
+            folder,
+            outputs,
+        })
     }
 
     /// What turns text into its tokens, and how many it takes.
@@ -83,6 +97,25 @@ impl Checkpoint {
         }
         let embedding = self.weights.get(self.config.names.embedding)?;
         Ok(embedding.map(|embedding| self.embedding.get_or_init(|| embedding).clone()))
+    }
+
+    /// Digest of the files that hold the weights, once for all adapters on this base.
+    pub fn weights_sha256(&self) -> Result<&str> {
+        if let Some(digest) = self.weights_sha256.get() {
+            return Ok(digest);
+        }
+        let digest = digest::of_files(&self.weight_files()?)?;
+        Ok(self.weights_sha256.get_or_init(|| digest))
+    }
+
+    /// The files that hold the weights, and nothing that may lie beside them.
+    fn weight_files(&self) -> Result<Vec<PathBuf>> {
+        let Some(folder) = &self.folder else { return Ok(vec![self.path.clone()]) };
+        let index = folder.join(INDEX);
+        match index.exists() {
+            true => Ok(shards(&index)?.iter().map(|shard| folder.join(shard)).collect()),
+            false => Ok(vec![folder.join(WHOLE)]),
+        }
     }
 
     /// The reward head, where the base has one.

@@ -23,6 +23,8 @@ use rope::Rope;
 
 /// Largest number that a configuration may give for a size; a guard against overflow.
 const LARGEST: usize = 1 << 24;
+/// Most layers; the deepest models have a few hundred.
+pub const MOST_LAYERS: usize = 1 << 12;
 
 /// A decoder.
 #[derive(Debug, Clone, PartialEq)]
@@ -165,11 +167,29 @@ impl Config {
         if self.sights.iter().any(|sight| sight.window == Some(0)) {
             return Err("sliding_window: 0 is not a number of tokens".into());
         }
-        if let Some(rope) = self.ropes.iter().find(|rope| 2 * rope.pairs() > self.head_dim) {
-            let (turning, all) = (2 * rope.pairs(), self.head_dim);
+        if let Some(rope) = self.ropes.iter().find(|rope| rope.turning() > self.head_dim) {
+            let (turning, all) = (rope.turning(), self.head_dim);
             return Err(format!("head_dim: {turning} numbers of {all} turn, in pairs"));
         }
         self.ropes.iter().try_for_each(Rope::check)
+    }
+
+    /// Whatever of this decides the numbers of a forward pass, as text: digests are made of it, so that what is written here must
+    /// not change with the program.
+    pub fn settings(&self) -> String {
+        let Self { family, hidden_size, intermediate_size, layers, heads, kv_heads, head_dim, .. } = self;
+        let Self { norm, norm_eps, qk_norm, order, attention_scale, attention_cap, .. } = self;
+        let Self { ropes, sights, gate, biases, parallel, embedding_scale, .. } = self;
+        let experts =
+            self.mixture.map(|Mixture { experts, chosen, normalised, .. }| (experts, chosen, normalised));
+        let ropes: Vec<String> = ropes.iter().map(Rope::settings).collect();
+        let sights: Vec<_> = sights.iter().map(|sight| (sight.window, sight.rope)).collect();
+        let Biases { qkv, o, mlp } = biases;
+        format!(
+            "{family} {hidden_size} {intermediate_size} {layers} {heads} {kv_heads} {head_dim} experts {experts:?} norm {norm:?} \
+             {norm_eps} {qk_norm:?} attention {order:?} {attention_scale} {attention_cap:?} ropes {ropes:?} sights {sights:?} \
+             gate {gate:?} biases {qkv} {o} {mlp} parallel {parallel} embedding {embedding_scale}"
+        )
     }
 
     /// What a layer's attention does.

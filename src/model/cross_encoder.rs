@@ -5,7 +5,7 @@
 
 use super::{checkpoint::folder, head::Outputs};
 use crate::{
-    Error, Result,
+    Error, Result, files,
     nn::{exact::numbers, product::product},
     text::{Encoder, Reader, TokenSeq},
 };
@@ -36,7 +36,7 @@ pub struct CrossEncoder {
 impl CrossEncoder {
     /// Whether a checkpoint is one by its `model_type`.
     pub fn is_one(path: &Path) -> bool {
-        let json = std::fs::read(path.join(folder::CONFIG)).ok();
+        let json = files::read(&path.join(folder::CONFIG), folder::MAX_JSON).ok();
         json.is_some_and(|json| Family::of(&json).is_some())
     }
 
@@ -84,7 +84,7 @@ impl CrossEncoder {
 
 fn family(path: &Path) -> Result<Family> {
     let file = path.join(folder::CONFIG);
-    let json = std::fs::read(&file).map_err(Error::io(&file))?;
+    let json = files::read(&file, folder::MAX_JSON)?;
     Family::parse(&json).map_err(|e| Error::file(&file, e))
 }
 

@@ -12,6 +12,8 @@ pub struct Target<'a> {
     pub trainable: &'a BTreeMap<String, (usize, usize)>,
     /// Digest of its tensors, lower-case hexadecimal.
     pub adapter_sha256: &'a str,
+    /// Digest of its forward on its base, where that is known.
+    pub forward_sha256: Option<&'a str>,
     /// Digest of the chat template; `None` where the model has none.
     pub template_sha256: Option<&'a str>,
     /// How its head's outputs become the reward, where that is known.
@@ -31,6 +33,16 @@ impl Target<'_> {
             let own = self.adapter_sha256;
             problems.push(format!(
                 "fitted to another adapter: its sha256 is {fitted_to}, this one's {own} (hint: run `fit` again)"
+            ));
+        }
+        let forward = config.and_then(|config| config.forward_sha256.as_deref());
+        if let (Some(fitted), Some(own)) = (forward, self.forward_sha256)
+            && problems.is_empty()
+            && !fitted.eq_ignore_ascii_case(own)
+        {
+            problems.push(format!(
+                "fitted to another forward of this adapter: the base's weights or settings, or the adapter's `lora_alpha`, `r` or \
+                 `use_rslora` are others; its forward_sha256 is {fitted}, this one's {own} (hint: run `fit` again)"
             ));
         }
         // Other programs do not say which output they took.
@@ -65,7 +77,16 @@ impl Target<'_> {
         let differs = fitted_with.filter(|fitted_with| {
             !self.template_sha256.is_some_and(|own| own.eq_ignore_ascii_case(fitted_with))
         });
-        let warning = "the posterior was fitted with another chat template: variances may be off";
-        differs.map(|_| warning.to_string()).into_iter().collect()
+        let unchecked =
+            self.forward_sha256.is_some() && config.is_none_or(|config| config.forward_sha256.is_none());
+        let warnings = [
+            (differs.is_some(), "the posterior was fitted with another chat template: variances may be off"),
+            (
+                unchecked,
+                "the posterior does not say which base and which scale of the adapter it was fitted to, so that these were not \
+                 checked (hint: `fit` writes that)",
+            ),
+        ];
+        warnings.into_iter().filter(|(is, _)| *is).map(|(_, warning)| warning.to_owned()).collect()
     }
 }

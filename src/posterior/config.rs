@@ -43,6 +43,10 @@ pub struct FitConfig {
     pub constructed: Option<Constructed>,
     /// Digest of the adapter's tensors, as lower-case hexadecimal; another adapter is refused.
     pub adapter_sha256: Option<String>,
+    /// Digest of the forward that it was fitted to: the base's weights, its settings, the adapter with its scales
+    /// ([`crate::model::forward`]); another one is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forward_sha256: Option<String>,
     /// Digest of the chat template; another template is a warning.
     pub template_sha256: Option<String>,
     /// The model under the adapter.

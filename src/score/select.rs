@@ -22,6 +22,10 @@ use std::{collections::HashMap, mem};
 use super::{Estimate, Rated, Want, penalty::Penalty};
 use crate::{Error, Result, text::TokenSeq};
 
+mod waves;
+
+pub use waves::Waves;
+
 /// How many times as many candidates as the wave before go down in the next one.
 const GROWTH: usize = 4;
 

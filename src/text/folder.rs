@@ -7,8 +7,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -19,7 +17,7 @@ use super::{
     template::Template,
     tokenizer::{Ends, SPECIAL_TOKENS, SpecialTokens, Tokenizer},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Bytes of `tokenizer.json`; the largest in use have under 40 MB.
 const MAX_TOKENIZER: u64 = 256 << 20;
@@ -73,8 +71,10 @@ fn tokenizer(folder: &Path, special: SpecialTokens) -> Result<Tokenizer> {
     let bytes = bounded(&path, MAX_TOKENIZER)?.ok_or_else(|| {
         Error::file(&path, "missing (hint: load and save the tokenizer with transformers to get one)")
     })?;
-    let inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| Error::file(&path, e))?;
-    Tokenizer::new(&path, inner, special)
+    files::guarded(&path, || {
+        let inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| Error::file(&path, e))?;
+        Tokenizer::new(&path, inner, special)
+    })
 }
 
 /// Collects the named special tokens; the first config that names one wins.
@@ -129,16 +129,10 @@ fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 
 /// Reads a file of at most `limit` bytes, if it is there.
 fn bounded(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        file => file.map_err(Error::io(path))?,
-    };
-    let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
-    if bytes.len() as u64 > limit {
-        return Err(Error::file(path, format!("larger than {limit} bytes")));
+    match files::read(path, limit) {
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        bytes => bytes.map(Some),
     }
-    Ok(Some(bytes))
 }
 
 #[cfg(test)]

@@ -4,18 +4,22 @@
 //! `lstrip_blocks`, loop controls, `raise_exception`, `strftime_now`, Python's string methods, `tojson`
 //! as `json.dumps(ensure_ascii=False)`, and the special tokens (`bos_token`, ...) in the context.
 //! `{% generation %}` marks tokens to train on and changes no text, so it is read as a plain block.
-//! A template comes with a model and is not trusted: instructions, recursion and output are bounded.
+//! A template comes with a model and is not trusted: instructions, recursion and output are bounded, and a service renders in
+//! processes of their own ([`apart`]), since nothing else bounds memory and the stack.
 
-use std::{collections::BTreeMap, fmt::Write as _, io, ops::Range, path::Path};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _, io, ops::Range, path::Path};
 
 use minijinja::{Environment, ErrorKind, Output, State, Value, context, escape_formatter, value::ValueKind};
 use minijinja_contrib::pycompat;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{Error, Result, item::Message};
 
+pub mod apart;
 mod json;
+
+use apart::Apart;
 
 /// Instructions that one rendering may take: a usual template needs under 200 a message.
 const FUEL: u64 = 5_000_000;
@@ -31,19 +35,32 @@ const NAME: &str = "chat template";
 /// template trims or splits it.
 const SENTINEL: &str = "\u{F8D0}\u{F8D1}\u{F8D2}\u{F8D3}";
 
-/// A compiled chat template with the special tokens that it may name.
+/// A chat template that renders.
 #[derive(Debug)]
 pub struct Template {
-    environment: Environment<'static>,
-    special_tokens: BTreeMap<String, String>,
+    engine: Engine,
     sha256: String,
 }
 
+/// Where it renders.
+#[derive(Debug)]
+enum Engine {
+    Here(Box<Compiled>),
+    Apart(Apart),
+}
+
+/// A compiled chat template with the special tokens that it may name.
+#[derive(Debug)]
+struct Compiled {
+    environment: Environment<'static>,
+    special_tokens: BTreeMap<String, String>,
+}
+
 /// A message as the template sees it.
-#[derive(Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Turn<'a> {
-    role: &'a str,
-    content: &'a str,
+    role: Cow<'a, str>,
+    content: Cow<'a, str>,
 }
 
 impl Template {
@@ -52,22 +69,13 @@ impl Template {
         if source.len() > MAX_SOURCE {
             return Err(Error::file(path, format!("chat template is larger than {MAX_SOURCE} bytes")));
         }
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_fuel(Some(FUEL));
-        environment.set_recursion_limit(RECURSION);
-        environment.set_unknown_method_callback(pycompat::unknown_method_callback);
-        environment.set_formatter(python_constants);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", strftime_now);
-        environment.add_filter("tojson", json::tojson);
-        environment.add_test("iterable", iterable);
-        environment
-            .add_template_owned(NAME, without_generation_tags(source))
-            .map_err(|e| Error::file(path, e))?;
         let sha256 = format!("{:x}", Sha256::digest(source.as_bytes()));
-        Ok(Self { environment, special_tokens, sha256 })
+        let wrong = |message: String| Error::file(path, message);
+        let engine = match apart::program() {
+            Some(program) => Engine::Apart(Apart::start(program, source, special_tokens).map_err(wrong)?),
+            None => Engine::Here(Box::new(Compiled::new(source, special_tokens).map_err(wrong)?)),
+        };
+        Ok(Self { engine, sha256 })
     }
 
     /// Returns the SHA-256 of the template's source, in hexadecimal.
@@ -77,13 +85,18 @@ impl Template {
 
     /// Renders the conversation, without a generation prompt.
     pub fn render(&self, messages: &[Message]) -> Result<String> {
-        let texts: Vec<_> = messages.iter().map(|message| message.content.text()).collect();
-        let turns: Vec<_> = messages
-            .iter()
-            .zip(&texts)
-            .map(|(Message { role, .. }, content)| Turn { role, content })
-            .collect();
-        self.render_turns(&turns)
+        let turn = |Message { role, content }: &Message| Turn {
+            role: role.clone().into(),
+            content: content.text().into_owned().into(),
+        };
+        let turns: Vec<Turn> = messages.iter().map(turn).collect();
+        let rendered = match &self.engine {
+            Engine::Here(compiled) => compiled.render(&turns),
+            Engine::Apart(apart) => apart.render(&turns),
+        };
+        // A template fails on what it was given: a role out of turn, a system message it does not know.
+        rendered
+            .map_err(|message| Error::field("messages", format!("refused by the chat template: {message}")))
     }
 
     /// Finds where the last message's text stands in `rendered`, the rendering of `messages`: between
@@ -103,9 +116,32 @@ impl Template {
         let start = common_prefix(body, &marked[..at]);
         Ok(start..body.len())
     }
+}
 
-    fn render_turns(&self, turns: &[Turn]) -> Result<String> {
-        let template = self.environment.get_template(NAME).map_err(refused)?;
+impl Compiled {
+    /// Compiles a template; what is wrong with it is told without a place.
+    fn new(source: &str, special_tokens: BTreeMap<String, String>) -> Result<Self, String> {
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_fuel(Some(FUEL));
+        environment.set_recursion_limit(RECURSION);
+        environment.set_unknown_method_callback(pycompat::unknown_method_callback);
+        environment.set_formatter(python_constants);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", strftime_now);
+        environment.add_filter("tojson", json::tojson);
+        environment.add_test("iterable", iterable);
+        environment.add_template_owned(NAME, without_generation_tags(source)).map_err(|e| e.to_string())?;
+        Ok(Self { environment, special_tokens })
+    }
+
+    fn render(&self, turns: &[Turn]) -> Result<String, String> {
+        self.rendered(turns).map_err(|e| e.to_string())
+    }
+
+    fn rendered(&self, turns: &[Turn]) -> Result<String, minijinja::Error> {
+        let template = self.environment.get_template(NAME)?;
         let own = context! {
             messages => turns,
             tools => Value::from(()),
@@ -114,8 +150,8 @@ impl Template {
         };
         let context = context! { ..own, ..Value::from_serialize(&self.special_tokens) };
         let mut output = Bounded(Vec::new());
-        template.render_captured_to(context, &mut output).map_err(refused)?;
-        String::from_utf8(output.0).map_err(|e| Error::field("messages", e))
+        template.render_captured_to(context, &mut output)?;
+        String::from_utf8(output.0).map_err(|e| minijinja::Error::new(ErrorKind::WriteFailure, e.to_string()))
     }
 }
 
@@ -134,11 +170,6 @@ impl io::Write for Bounded {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// A template fails on what it was given: a role out of turn, a system message it does not know.
-fn refused(error: minijinja::Error) -> Error {
-    Error::field("messages", format!("refused by the chat template: {error}"))
 }
 
 /// Prints constants with Python's names.

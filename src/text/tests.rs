@@ -75,7 +75,7 @@ fn with_a_template_strings_are_messages() {
     let said = [Message::new("user", "x"), Message::new("assistant", " y z ")];
     let ids = encoder.encode(&Input::Messages(said.to_vec()), &WIDE).unwrap().ids;
     assert_eq!(ids, [0, 3, 5, 1, 4, 6, 7, 1]);
-    let answer = Input::Answer { prompt: said[..1].to_vec(), response: " y z ".into() };
+    let answer = Input::Answer { prompt: said[..1].into(), response: said[1..].to_vec() };
     for input in [answer, pair("x", "y z")] {
         assert_eq!(encoder.encode(&input, &WIDE).unwrap().ids, ids);
     }
@@ -126,7 +126,8 @@ fn truncation_cuts_where_it_says() {
 fn a_refusal_names_the_field_that_was_sent() {
     let config = serde_json::json!({"chat_template": "{{ raise_exception('no') }}"}).to_string();
     let (refusing, said) = (encoder(&config, None), vec![Message::new("user", "x")]);
-    let answer = Input::Answer { prompt: said.clone(), response: "y".into() };
+    let response = vec![Message::new("assistant", "y")];
+    let answer = Input::Answer { prompt: said.clone().into(), response };
     let table = [(pair("x", "y"), "prompt: "), (answer, "prompt: "), (Input::Messages(said), "messages: ")];
     for (input, want) in table {
         let message = refusing.encode(&input, &WIDE).unwrap_err().to_string();
@@ -165,4 +166,54 @@ fn truncation_has_the_names_of_the_interface() {
         assert_eq!(serde_json::from_value::<Truncation>(name.into()).unwrap(), want);
         assert_eq!(<Truncation as clap::ValueEnum>::from_str(name, false), Ok(want));
     }
+}
+
+/// What is cut before it is tokenised comes to the tokens of the whole, cut afterwards.
+#[test]
+fn a_long_text_is_cut_as_if_it_were_whole() {
+    use Truncation::{KeepSuffix, Left, Right};
+    let words = |count: usize, seed: usize| -> String {
+        (0..count).map(|i| ["x", "y", "z"][(i * i + seed * i + i / 7) % 3]).collect::<Vec<_>>().join(" ")
+    };
+    let whole = |encoder: &Encoder, input: &Input, truncation, length: usize| {
+        let rendered = encoder.render(input).unwrap();
+        let pieces = encoder.tokenizer.pieces(&rendered.text, rendered.surround).unwrap();
+        let ids: Vec<u32> = pieces.iter().map(|piece| piece.id).collect();
+        match truncation {
+            Left => ids[ids.len() - length..].to_vec(),
+            Right => ids[..length].to_vec(),
+            KeepSuffix => {
+                let text = encoder.last_text(input, &rendered).unwrap();
+                limit(length, None).cut_within(&pieces, text).unwrap()
+            }
+        }
+    };
+    let (short, long) = (words(5, 1), words(9000, 2));
+    for encoder in [plain(), chat()] {
+        for (truncation, input) in [
+            (Left, pair(&long, &short)),
+            (Left, pair(&short, &long)),
+            (Right, pair(&long, &short)),
+            (Right, pair(&short, &long)),
+            (KeepSuffix, pair(&short, &long)),
+        ] {
+            for length in [20, 100] {
+                let cut = encoder.encode(&input, &limit(length, Some(truncation))).unwrap();
+                assert!(cut.truncated);
+                assert_eq!(cut.ids, whole(&encoder, &input, truncation, length), "{truncation:?} {length}");
+            }
+        }
+        let message = encoder.encode(&pair(&long, &short), &limit(20, None)).unwrap_err().to_string();
+        assert!(message.contains("more than") && message.contains("limit of 20"), "{message}");
+        let kept =
+            encoder.encode(&pair(&long, &short), &limit(20, Some(KeepSuffix))).unwrap_err().to_string();
+        assert!(kept.contains("leaves more than"), "{kept}");
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_text_that_nobody_wants() {
+    let encoder = chat();
+    let gone = encoder.encode_while(&pair("x", "y"), &WIDE, &|| false);
+    assert!(matches!(gone, Err(Error::Deadline)));
 }

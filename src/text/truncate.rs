@@ -1,6 +1,6 @@
 //! Cutting token sequences that are too long.
 
-use std::ops::Range;
+use std::{fmt::Display, ops::Range};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,15 @@ impl Limit {
         ids.truncate(self.max_length);
     }
 
+    /// Says that so many tokens stay, whatever is cut of the last message.
+    pub fn no_room(&self, kept: impl Display) -> Error {
+        let message = format!(
+            "`keep-suffix` leaves {kept} tokens around the last message, more than the limit of {}",
+            self.max_length
+        );
+        Error::field("truncation", message)
+    }
+
     /// Cuts tokens from the end of those that lie within `text`, a range of bytes, and keeps the tokens
     /// before and after; a token that reaches past the range belongs to what is kept.
     pub fn cut_within(&self, pieces: &[Piece], text: Range<usize>) -> Result<Vec<u32>> {
@@ -51,11 +60,7 @@ impl Limit {
         let end = pieces.iter().rposition(inside).map_or(start, |last| last + 1);
         let kept = pieces.len() - (end - start);
         let Some(room) = self.max_length.checked_sub(kept) else {
-            let message = format!(
-                "`keep-suffix` leaves {kept} tokens around the last message, more than the limit of {}",
-                self.max_length
-            );
-            return Err(Error::field("truncation", message));
+            return Err(self.no_room(kept));
         };
         let cut = whole_characters(pieces, start, end.min(start + room));
         Ok(pieces[..cut].iter().chain(&pieces[end..]).map(|piece| piece.id).collect())

@@ -88,7 +88,7 @@ impl Store {
     /// Reads the state, whose tensors must have the names and shapes of `wanted`, and the losses up to it.
     pub fn load(&self, wanted: &BTreeMap<String, Tensor>) -> Result<Saved> {
         let path = self.folder.join(STATE);
-        let (all, metadata) = tensors::read(&path)?;
+        let (all, metadata) = tensors::read(&path, tensors::OWN)?;
         if metadata.get(FINGERPRINT) != Some(&self.fingerprint) {
             let hint = "hint: give the same data and options, or another `--output`";
             return Err(Error::file(&path, format!("belongs to another run ({hint})")));

@@ -39,7 +39,7 @@ fn rest(mut stream: TcpStream) -> String {
 #[tokio::test]
 async fn headers_that_do_not_end_are_hung_up_on() {
     let service = impatient(8).await;
-    for sent in ["", "GET /livez HTTP/1.1\r\nhost: x\r\nx-half: "] {
+    for sent in ["", "GET /livez HTTP/1.1\r\nhost: localhost\r\nx-half: "] {
         let mut stream = connect(&service);
         stream.write_all(sent.as_bytes()).unwrap();
         let started = Instant::now();
@@ -100,7 +100,7 @@ async fn who_takes_nothing_of_an_answer_is_hung_up_on() {
     let body = json!({"items": many(60_000)}).to_string();
     let mut stream = connect(&service);
     let head = format!(
-        "POST /v1/rewards/stream HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        "POST /v1/rewards/stream HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     let sent = spawn_blocking(move || {
@@ -137,24 +137,10 @@ async fn a_request_may_take_longer_than_its_headers() {
 }
 
 #[tokio::test]
-async fn past_the_bound_a_connection_waits_for_another_to_end() {
-    let service = impatient(2).await;
-    // The client's own connection rests beside the first of these; the second waits until that is hung up on.
-    let silent = connect(&service);
-    let mut asking = connect(&service);
-    asking.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
-    let started = Instant::now();
-    let text = spawn_blocking(|| rest(asking)).await.unwrap();
-    assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
-    assert!(started.elapsed() >= PATIENCE / 2, "{:?}", started.elapsed());
-    drop(silent);
-}
-
-#[tokio::test]
 async fn the_last_requests_are_answered_and_their_connections_closed() {
     let mut service = Service::ready().await;
     let ask = |mut stream: TcpStream| {
-        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
         stream
     };
     let mut kept = ask(connect(&service));

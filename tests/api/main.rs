@@ -3,6 +3,7 @@
 mod access;
 mod adapters;
 mod admission;
+mod attacks;
 mod best_of_n;
 mod compare;
 mod connections;

@@ -13,7 +13,9 @@ fn a_checkpoint_its_adapter_and_its_posterior_are_described() {
     assert_eq!(base["layers_with_a_window"], 1);
     assert!(base["memory_for_variances"].as_u64() > base["memory_for_means"].as_u64());
     assert_eq!([&adapter["rank"], &adapter["sites"]], [&json!(2), &json!(14)]);
-    assert_eq!([&posterior["form"], &posterior["fits"]], [&json!("separate blocks"), &json!("the adapter")]);
+    assert_eq!(posterior["form"], "separate blocks");
+    // The reference does not write which base it took.
+    assert_says(posterior["fits"].as_str().unwrap(), &["the adapter; the posterior does not say which base"]);
     let table = workspace.succeed("inspect base adapter/posterior.safetensors");
     assert_says(&table, &["gemma3_text", "Laplace posterior"]);
 }

@@ -6,6 +6,7 @@ mod cross_encoder;
 mod data;
 mod evaluate;
 mod helpers;
+mod hostile;
 mod hub;
 mod inspect;
 mod interrupted;

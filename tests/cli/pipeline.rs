@@ -63,6 +63,31 @@ fn three_commands_make_a_reward_model_with_uncertainty() {
     assert!(plain.iter().all(|score| score["novelty"].is_null()));
 }
 
+/// A posterior is of one forward: the scale of the updates and the base's weights decide the variances too.
+#[test]
+fn a_posterior_is_of_what_it_was_fitted_to() {
+    let workspace = Workspace::new("llama-0");
+    workspace.succeed("fit --model base --adapter adapter --data pairs.jsonl --features 64");
+    let score = "score --model base --adapter adapter --input inputs.jsonl";
+    workspace.succeed(score);
+    let config = String::from_utf8(workspace.read("adapter/adapter_config.json")).unwrap();
+    let scaled = config.replace(r#""lora_alpha": 16"#, r#""lora_alpha": 64"#);
+    assert_ne!(config, scaled);
+    workspace.write("adapter/adapter_config.json", scaled);
+    assert_says(
+        &workspace.fail(score),
+        &["fitted to another forward of this adapter", "lora_alpha", "run `fit` again"],
+    );
+    workspace.succeed(&format!("{score} --no-variance"));
+    workspace.write("adapter/adapter_config.json", config);
+    workspace.succeed(score);
+    let mut weights = workspace.read("base/model.safetensors");
+    let last = weights.len() - 4;
+    weights[last] ^= 1;
+    workspace.write("base/model.safetensors", weights);
+    assert_says(&workspace.fail(score), &["fitted to another forward of this adapter", "the base's weights"]);
+}
+
 #[test]
 fn a_fit_that_holds_nothing_out_says_that_there_will_be_no_novelty() {
     let workspace = Workspace::new("llama-0");

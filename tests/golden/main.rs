@@ -213,6 +213,7 @@ fn posterior(case: &Case, model: &RewardModel) -> Posterior {
     let target = Target {
         trainable: &trainable,
         adapter_sha256: &sha256,
+        forward_sha256: None,
         template_sha256: template.as_deref(),
         outputs: None,
     };

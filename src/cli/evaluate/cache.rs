@@ -67,7 +67,7 @@ impl Cache {
     ) -> Result<Joint> {
         let path = self.path(model, sequences);
         if let Some(path) = path.as_ref().filter(|path| path.exists()) {
-            let (mut tensors, _) = tensors::read(path)?;
+            let (mut tensors, _) = tensors::read(path, tensors::OWN)?;
             let mut take = |name: &str, count: usize| -> Result<Vec<f64>> {
                 let tensor = tensors.remove(name).filter(|tensor| tensor.elem_count() == count);
                 let wrong = || Error::file(path, format!("{name}: not there, or not {count} numbers"));

@@ -53,9 +53,17 @@ pub struct Limits {
     /// Bytes of a request's body
     #[arg(long, value_name = "BYTES", value_parser = count(), default_value_t = 8 << 20, env = "REWARDEN_BODY_LIMIT")]
     body_limit: usize,
-    /// Connections that are open at once; more wait for one to end
+    /// Megabytes of the bodies of all requests under way, of which one key may have four fifths; past them requests get 503. What a
+    /// request is made into takes up to ten times as much
+    #[arg(long, value_name = "MIB", value_parser = mebibytes(), default_value_t = 128, env = "REWARDEN_BODIES_MIB")]
+    bodies_mib: usize,
+    /// Connections that are open at once; a further one takes the place of the longest idle one, or waits for one to end
     #[arg(long, value_parser = count(), default_value_t = 512, env = "REWARDEN_CONNECTIONS")]
     connections: usize,
+    /// Connections of one address; more are hung up on. Set it to that of --connections where all clients come through one proxy
+    /// [default: seven eighths of --connections]
+    #[arg(long, value_parser = count(), env = "REWARDEN_PEER_CONNECTIONS")]
+    peer_connections: Option<usize>,
     /// Seconds that a client may take to send a request's headers before it is hung up on
     #[arg(long, value_name = "SECONDS", value_parser = seconds(1), env = "REWARDEN_HEADER_TIMEOUT")]
     #[arg(default_value_t = 10)]
@@ -84,11 +92,13 @@ impl Limits {
     pub fn http(&self) -> http::Config {
         http::Config {
             body_limit: self.body_limit,
+            bodies: self.bodies_mib << 20,
             max_items: self.max_items,
             max_stream_items: self.max_stream_items,
             timeout: Duration::from_secs(self.timeout),
             header_timeout: Duration::from_secs(self.header_timeout),
             connections: self.connections,
+            peer_connections: self.peer_connections,
             drain: Duration::from_secs(self.drain),
             ..http::Config::default()
         }

@@ -15,6 +15,7 @@ use crate::{
     Error, Result,
     data::lines::{Lines, at_line},
     digest::unhex,
+    engine::terms::Priority,
 };
 
 /// How a digest begins that is given in a key's place.
@@ -95,10 +96,11 @@ pub struct Key {
     name: String,
     digest: Digest,
     roles: Vec<Role>,
+    highest: Priority,
 }
 
 impl Key {
-    /// Checks and hashes a key; its name is what logs call it.
+    /// Checks and hashes a key, whose requests may have no more than the normal priority; its name is what logs call it.
     pub fn new(name: impl Into<String>, secret: &Secret, roles: Vec<Role>) -> Result<Self> {
         let name = name.into();
         let usual = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
@@ -112,7 +114,17 @@ impl Key {
         if roles.is_empty() {
             return Err(Error::field("roles", "empty (hint: `score`, `metrics` or `admin`)"));
         }
-        Ok(Self { name, digest: secret.digest()?, roles })
+        Ok(Self { name, digest: secret.digest()?, roles, highest: Priority::default() })
+    }
+
+    /// The same key, whose requests may have up to this priority.
+    pub fn up_to(self, highest: Priority) -> Self {
+        Self { highest, ..self }
+    }
+
+    /// Returns the highest priority that its requests may have.
+    pub fn highest(&self) -> Priority {
+        self.highest
     }
 
     /// Returns what logs call it.
@@ -135,8 +147,8 @@ impl Keys {
     pub fn read(path: &Path) -> Result<Self> {
         let mut keys = Self::default();
         for line in Lines::<Line>::open(path)? {
-            let (line, Line(Fields { name, key, roles })) = line?;
-            let added = Key::new(name, &key, roles).and_then(|key| keys.add(key));
+            let (line, Line(Fields { name, key, roles, priority })) = line?;
+            let added = Key::new(name, &key, roles).and_then(|key| keys.add(key.up_to(priority)));
             added.map_err(|error| at_line(path, line, error))?;
         }
         match keys.is_empty() {
@@ -183,6 +195,9 @@ struct Fields {
     name: String,
     key: Secret,
     roles: Vec<Role>,
+    /// The highest that its requests may have.
+    #[serde(default)]
+    priority: Priority,
 }
 
 impl<'de> Deserialize<'de> for Line {
@@ -220,7 +235,7 @@ mod tests {
             "{\"name\":\"b\",\"key\":\"sha256:",
             "16367AACB67A4A017C8DA8AB95682CCB390863780F7114DDA0A0E0C55644C7C4",
             "\",\"roles\":[\"metrics\",\"score\"]}\n",
-            "{\"name\":\"c\",\"key\":\"third\",\"roles\":[\"admin\"]}",
+            "{\"name\":\"c\",\"key\":\"third\",\"roles\":[\"admin\"],\"priority\":\"high\"}",
         ));
         let keys = keys.unwrap();
         let name = |shown: &str| keys.find(shown.as_bytes()).map(Key::name);
@@ -241,6 +256,8 @@ mod tests {
         assert_eq!(has("first"), [true, false, false]);
         assert_eq!(has("second"), [true, true, false]);
         assert_eq!(has("third"), [true, true, true]);
+        let highest = |shown: &str| keys.find(shown.as_bytes()).map(Key::highest);
+        assert_eq!((highest("first"), highest("third")), (Some(Priority::Normal), Some(Priority::High)));
     }
 
     #[test]
@@ -261,6 +278,10 @@ mod tests {
             (line.replace(r#""a""#, r#""a b""#), "keys.jsonl:1: name: must be"),
             (line.replace("score", "scores"), "keys.jsonl:1: roles[0]: unknown variant `scores`"),
             (line.replace(r#""score""#, ""), "keys.jsonl:1: roles: empty (hint:"),
+            (
+                line.replace("]}", r#"],"priority":"top"}"#),
+                "keys.jsonl:1: priority: unknown variant `top`, expected one of `high`, `normal`, `low`",
+            ),
             (
                 format!("{line}\n{}", line.replace("hidden", "other")),
                 "keys.jsonl:2: name: `a` is there already",
@@ -283,6 +304,9 @@ mod tests {
     fn no_key_is_shown_for_debugging() {
         let key = Key::new("a", &secret("hidden"), vec![Role::Score]).unwrap();
         assert_eq!(format!("{:?}", secret("hidden")), "Secret");
-        assert_eq!(format!("{key:?}"), r#"Key { name: "a", digest: Digest, roles: [Score] }"#);
+        assert_eq!(
+            format!("{key:?}"),
+            r#"Key { name: "a", digest: Digest, roles: [Score], highest: Normal }"#
+        );
     }
 }

@@ -122,7 +122,7 @@ pub async fn rerank(asker: &Asker, request: RerankRequest) -> Result<Response, A
     let question = Question {
         model: specified(model),
         activation: raw_scores.map(|raw| !raw),
-        ..question(&query, "documents", &documents)?
+        ..question(asker, query, "documents", &documents)?
     };
     let answer = asker.answer("documents", question).await?;
     let ranked = |index: usize| Ranked {

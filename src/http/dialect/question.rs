@@ -120,6 +120,16 @@ impl Asker {
         self.terms.times.spent()
     }
 
+    /// Computes something of every input that needs no model; `size` is in tokens.
+    pub async fn aside<I: Send + 'static, T: Send + 'static>(
+        &self,
+        inputs: Vec<I>,
+        size: impl Fn(&I) -> usize,
+        of: impl Fn(I) -> Result<T> + Send + 'static,
+    ) -> Result<Vec<T>, ApiError> {
+        Ok(self.app.engine().aside(&self.terms, inputs, size, of).await?)
+    }
+
     /// Scores the inputs; `list` is the field that they came in.
     pub async fn answer(&self, list: &str, question: Question) -> Result<Answer, ApiError> {
         self.app.bounded(list, question.inputs.len())?;

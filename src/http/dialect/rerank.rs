@@ -3,6 +3,8 @@
 //! A document is returned where `return_documents` says so; where it says nothing, vLLM returns them, and Cohere's second version
 //! does not.
 
+use std::sync::Arc;
+
 use axum::{Json, http::StatusCode, response::Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -136,7 +138,7 @@ pub async fn rerank(asker: &Asker, request: RerankRequest, returned: bool) -> Re
         max_length,
         truncation,
         activation: request.use_activation,
-        ..question(&request.query, "documents", &documents)?
+        ..question(asker, request.query, "documents", &documents)?
     };
     let answer = asker.answer("documents", question).await?;
     let returned = request.return_documents.unwrap_or(returned);
@@ -173,12 +175,14 @@ impl Documents {
     }
 }
 
-/// A query with each of several answers.
-pub fn question(query: &str, field: &str, answers: &[String]) -> Result<Question, ApiError> {
+/// A query with each of several answers, of which there are not too many.
+pub fn question(asker: &Asker, query: String, field: &str, answers: &[String]) -> Result<Question, ApiError> {
     if answers.is_empty() {
         return Err(ApiError::empty(field));
     }
-    let pair = |answer: &String| Input::Pair { prompt: query.to_owned(), response: answer.clone() };
+    asker.app.bounded(field, answers.len())?;
+    let prompt: Arc<str> = query.into();
+    let pair = |answer: &String| Input::Pair { prompt: Arc::clone(&prompt), response: answer.clone() };
     let place = |(at, answer)| Place::element(field, at).of(pair(answer));
     Ok(Question { inputs: answers.iter().enumerate().map(place).collect(), ..Question::default() })
 }

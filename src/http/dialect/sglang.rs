@@ -138,7 +138,9 @@ impl Names {
 impl Asked {
     /// The inputs, and whether there was only one, not in a list.
     fn inputs(self) -> Result<(Vec<Placed>, bool), ApiError> {
-        let pair = |(at, (prompt, response))| Place::element("text", at).of(Input::Pair { prompt, response });
+        let pair = |(at, (prompt, response)): (usize, (String, String))| {
+            Place::element("text", at).of(Input::Pair { prompt: prompt.into(), response })
+        };
         match self {
             Self::One(text) => Texts::Text(text).inputs("text", false),
             Self::Several(texts) => Texts::Several(texts).inputs("text", false),
@@ -178,7 +180,7 @@ pub async fn score(asker: &Asker, request: ScoreRequest) -> Result<Response, Api
     if request.item_first {
         return Err(Error::field("item_first", "a prompt comes before its answer").into());
     }
-    let inputs = pairs(("query", request.query), ("items", request.items))?;
+    let inputs = pairs(&asker.app, ("query", request.query), ("items", request.items))?;
     let question =
         Question { model: request.model, inputs, activation: request.apply_softmax, ..Question::default() };
     let answer = asker.answer("items", question).await?;
@@ -275,7 +277,8 @@ pub async fn rerank(asker: &Asker, request: RerankRequest) -> Result<Response, A
     if top_n == Some(0) {
         return Err(Error::field("top_n", "at least 1").into());
     }
-    let answer: Answer = asker.answer("documents", question(&query, "documents", &documents)?).await?;
+    let question = question(asker, query, "documents", &documents)?;
+    let answer: Answer = asker.answer("documents", question).await?;
     let returned = return_documents.unwrap_or(true);
     let ranked = |index: usize| Reranked {
         score: answer.scores[index].score,

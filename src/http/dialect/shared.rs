@@ -2,7 +2,6 @@
 
 use axum::{
     Extension, Json,
-    extract::State,
     response::{IntoResponse, Response},
 };
 use clap::ValueEnum;
@@ -16,7 +15,6 @@ use super::{
 };
 use crate::{
     http::{
-        App,
         error::ApiError,
         json::RawJson,
         layers::Cost,
@@ -268,13 +266,13 @@ async fn reranked(asker: &Asker, request: Rerank) -> Result<Response, ApiError> 
     responses((status = OK, body = Tokens), (status = "default", description = "the dialect's own error"))
 )]
 pub async fn tokenize(
-    State(app): State<App>,
+    asker: Asker,
     Extension(spoken): Extension<Spoken>,
     body: RawJson,
 ) -> Result<Response, ApiError> {
     match Tokenize::read(&body, &spoken)? {
-        Tokenize::Tei(request) => Ok(tei::server::tokenize(&app, request).await?.into_response()),
-        Tokenize::Vllm(request) => vllm::server::tokenize(&app, request).await,
+        Tokenize::Tei(request) => Ok(tei::server::tokenize(&asker, request).await?.into_response()),
+        Tokenize::Vllm(request) => vllm::server::tokenize(&asker, request).await,
     }
 }
 

@@ -63,7 +63,7 @@ pub async fn reward(
     Choices(Detail { full }): Choices<Detail>,
     LooseJson(request): LooseJson<SlimeRequest>,
 ) -> Result<Response, ApiError> {
-    let input = request.prompt.answered(Answer::Text(request.response))?;
+    let input = request.prompt.shared()?.answered(Answer::Text(request.response))?;
     let inputs = vec![Place::Field("response".into()).of(input)];
     let answer = asker.answer("response", Question { inputs, ..Question::default() }).await?;
     let [plain] = answer.scores[..] else {

@@ -210,7 +210,7 @@ impl Inputs {
 /// One text, or a prompt and an answer.
 fn input(place: Place, texts: Vec<String>) -> Result<Placed> {
     match <[String; 2]>::try_from(texts) {
-        Ok([prompt, response]) => Ok(place.of(Input::Pair { prompt, response })),
+        Ok([prompt, response]) => Ok(place.of(Input::Pair { prompt: prompt.into(), response })),
         Err(mut texts) => match (texts.pop(), texts.is_empty()) {
             (Some(text), true) => Ok(place.of(Input::Plain(text))),
             _ => Err(Error::field(place.to_string(), "neither one text nor a pair")),
@@ -261,7 +261,7 @@ pub async fn rerank(asker: &Asker, request: RerankRequest) -> Result<Response, A
     let question = Question {
         truncation: truncation_direction.where_asked(truncate),
         activation: raw_scores.map(|raw| !raw),
-        ..question(&query, "texts", &texts)?
+        ..question(asker, query, "texts", &texts)?
     };
     let characters = timing::characters(&question.inputs);
     let answer = asker.answer("texts", question).await?;

@@ -1,5 +1,7 @@
 //! Texts and token ids in the forms that the dialects have for them.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -60,12 +62,34 @@ impl Text {
             Self::Ids(ids) => Input::Ids(ids),
         }
     }
+}
 
-    /// A prompt and an answer to it; ids follow each other.
-    pub fn answered(self, answer: Self) -> Option<Input> {
+/// A prompt that answers share.
+#[derive(Debug, Clone)]
+pub enum SharedText {
+    Text(Arc<str>),
+    Ids(Arc<[u32]>),
+}
+
+impl From<Text> for SharedText {
+    fn from(text: Text) -> Self {
+        match text {
+            Text::Text(text) => Self::Text(text.into()),
+            Text::Ids(ids) => Self::Ids(ids.into()),
+        }
+    }
+}
+
+impl SharedText {
+    /// The prompt and an answer to it, if both are texts or both token ids.
+    pub fn answered(&self, answer: Text) -> Option<Input> {
         match (self, answer) {
-            (Self::Text(prompt), Self::Text(response)) => Some(Input::Pair { prompt, response }),
-            (Self::Ids(prompt), Self::Ids(response)) => Some(Input::Ids([prompt, response].concat())),
+            (Self::Text(prompt), Text::Text(response)) => {
+                Some(Input::Pair { prompt: Arc::clone(prompt), response })
+            }
+            (Self::Ids(prompt), Text::Ids(response)) => {
+                Some(Input::IdPair { prompt: Arc::clone(prompt), response })
+            }
             _ => None,
         }
     }

@@ -11,11 +11,11 @@ use uuid::Uuid;
 
 use super::{
     question::{Answer, Asker, Plain, Posterior, Question},
-    texts::{Text, Texts},
+    texts::{SharedText, Text, Texts},
 };
 use crate::{
     Error, Result,
-    http::{error::ApiError, json::LooseJson},
+    http::{App, error::ApiError, json::LooseJson},
     item::{Input, Message, Place, Placed, joined},
     text::Truncation,
 };
@@ -260,7 +260,7 @@ pub struct ScoreRequest {
 pub async fn score(asker: &Asker, request: ScoreRequest) -> Result<Response, ApiError> {
     let ScoreRequest { model, queries, documents, use_activation: activation, .. } = request;
     let (max_length, truncation) = limit(request.truncate_prompt_tokens, request.truncation_side)?;
-    let inputs = pairs(("queries", queries), ("documents", documents))?;
+    let inputs = pairs(&asker.app, ("queries", queries), ("documents", documents))?;
     let question = Question { model, inputs, max_length, truncation, activation, plain: None };
     let answer = asker.answer("documents", question).await?;
     let entry = |index, plain: &Plain| ScoreEntry {
@@ -272,8 +272,9 @@ pub async fn score(asker: &Asker, request: ScoreRequest) -> Result<Response, Api
     Ok(answer.reply(List::new("embd", answer.each(entry), &answer)))
 }
 
-/// One prompt with each answer, or each prompt with its own.
+/// One prompt with each answer, or each prompt with its own; not too many.
 pub fn pairs(
+    app: &App,
     (asking, prompts): (&str, Texts),
     (answering, answers): (&str, Texts),
 ) -> Result<Vec<Placed>, ApiError> {
@@ -288,13 +289,14 @@ pub fn pairs(
         let message = format!("{}, neither 1 nor as many as `{answering}`: {}", prompts.len(), answers.len());
         return Err(Error::field(asking, message).into());
     }
-    let prompts = prompts.iter().cycle().cloned();
-    let pair = |(at, (answer, prompt)): (usize, (Text, Text))| {
+    app.bounded(answering, answers.len())?;
+    let prompts: Vec<SharedText> = prompts.into_iter().map(SharedText::from).collect();
+    let pair = |(at, (answer, prompt)): (usize, (Text, &SharedText))| {
         let place = Place::element(answering, at);
         let mixed = || Error::field(place.to_string(), format!("text or token ids, but as in `{asking}`"));
         Ok(prompt.answered(answer).map(|input| place.clone().of(input)).ok_or_else(mixed)?)
     };
-    answers.into_iter().zip(prompts).enumerate().map(pair).collect()
+    answers.into_iter().zip(prompts.iter().cycle()).enumerate().map(pair).collect()
 }
 
 impl<T> List<T> {

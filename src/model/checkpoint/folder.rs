@@ -1,7 +1,7 @@
 //! A Hugging Face checkpoint folder: `config.json`, `model.safetensors` or shards with their index, tokenizer files.
 
 use super::{Loaded, Weights, mapped};
-use crate::{Error, Result, model::config::Config, text::Encoder};
+use crate::{Error, Result, files, model::config::Config, text::Encoder};
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,10 +13,13 @@ pub const CONFIG: &str = "config.json";
 pub(crate) const WHOLE: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
+/// Bytes of a configuration or an index; the largest in use have a few.
+pub(crate) const MAX_JSON: u64 = 64 << 20;
+
 /// Configuration, and what turns text into tokens.
 pub fn text(folder: &Path) -> Result<(Config, Encoder)> {
     let path = folder.join(CONFIG);
-    let config = Config::from_json(&path, &std::fs::read(&path).map_err(Error::io(&path))?)?;
+    let config = Config::from_json(&path, &files::read(&path, MAX_JSON)?)?;
     let encoder = Encoder::from_folder(folder, config.pad_token_id)?;
     Ok((config, encoder))
 }
@@ -46,7 +49,7 @@ struct Index {
 
 /// The files that an index names; each must lie in the folder itself.
 pub(crate) fn shards(path: &Path) -> Result<BTreeSet<String>> {
-    let json = std::fs::read(path).map_err(Error::io(path))?;
+    let json = files::read(path, MAX_JSON)?;
     let index: Index = serde_json::from_slice(&json).map_err(|e| Error::file(path, e))?;
     let shards: BTreeSet<String> = index.weight_map.into_values().collect();
     let plain = |name: &str| {

@@ -7,7 +7,7 @@
 //! goes on a running service (adapters, posteriors) is read. A file that has changed at any other time is refused.
 
 use super::tensors::{finite, stored_as};
-use crate::{Error, Result, stamp::Stamp};
+use crate::{Error, Result, files, stamp::Stamp};
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 use safetensors::{SafeTensors, tensor::TensorInfo};
@@ -54,7 +54,7 @@ pub fn open(path: &Path) -> Result<BTreeMap<String, Mapped>> {
 
 impl Source {
     fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path))?;
+        let file = files::open(path)?;
         let stamp = Stamp::of(&file, path)?;
         // Sound as long as nobody writes to the file while its bytes are read, which no program can rule out for another; this one
         // only ever puts whole files in the place of others (`tensors::replace`), and the old file stays what it was.

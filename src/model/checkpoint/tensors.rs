@@ -1,7 +1,7 @@
 //! Reading `.safetensors` files (f32, f64, f16 and bf16, with errors that name file and tensor), and writing files whole or
 //! not at all.
 
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use safetensors::{
@@ -21,17 +21,23 @@ use std::{
 /// The tensors of a file by name, and its `__metadata__`.
 pub type Contents = (BTreeMap<String, Tensor>, HashMap<String, String>);
 
+/// As many bytes as there are, of files that this program has written.
+pub const OWN: u64 = u64::MAX;
+
 /// Longest header that is read, as in the safetensors library.
 const LONGEST_HEADER: u64 = 100_000_000;
 
-/// Reads every tensor of `path`, in the type it is stored in.
+/// Reads every tensor of `path`, in the type it is stored in; `most` bytes in all.
 ///
 /// Tensor by tensor, so that no more than the file's tensors and one buffer are in memory. What is too large for that is mapped
 /// (`mapped.rs`), which has its price.
-pub fn read(path: &Path) -> Result<Contents> {
-    let mut file = File::open(path).map_err(Error::io(path))?;
+pub fn read(path: &Path, most: u64) -> Result<Contents> {
+    let mut file = files::open(path)?;
     let wrong = |e: &dyn std::fmt::Display| Error::file(path, format!("not a whole safetensors file: {e}"));
     let length = file.metadata().map_err(Error::io(path))?.len();
+    if length > most {
+        return Err(files::too_large(path, most));
+    }
     let mut size = [0; 8];
     file.read_exact(&mut size).map_err(|e| wrong(&e))?;
     let size = u64::from_le_bytes(size);
@@ -42,7 +48,7 @@ pub fn read(path: &Path) -> Result<Contents> {
     file.read_exact(&mut header).map_err(|e| wrong(&e))?;
     // It says where each tensor lies: one after the other, without a gap, each as long as its shape and type have it.
     let header: Metadata = serde_json::from_slice(&header).map_err(|e| wrong(&e))?;
-    let end = 8 + size + header.data_len() as u64;
+    let end = (8 + size).saturating_add(header.data_len() as u64);
     if end != length {
         return Err(wrong(&format_args!("{length} bytes, its header has {end}")));
     }
@@ -130,6 +136,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Puts what `write` writes in the place of `path`: first beside it and on the disk, then by its name, so that a reader, and
 /// a machine that lost its power, sees the old file or the new one.
 pub fn replace_with(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
+    sweep(path);
     let temporary = temporary(path)?;
     let written = to_disk(&temporary, path, write)
         .and_then(|()| fs::rename(&temporary, path).map_err(Error::io(path)))
@@ -184,9 +191,57 @@ pub fn all_finite(tensor: &Tensor) -> Result<bool> {
     Ok(values.iter().all(|x| x.is_finite()))
 }
 
+/// Removes what writers of the same file have left behind that were killed.
+fn sweep(path: &Path) {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+        return;
+    };
+    let running = Path::new("/proc");
+    if !running.join("self").exists() {
+        return;
+    }
+    let left_behind = |file: &str| {
+        let writer = file.strip_prefix(&format!(".{name}."))?.strip_suffix(".tmp")?.split_once('-')?.0;
+        writer.parse::<u32>().ok().filter(|writer| !running.join(writer.to_string()).exists())
+    };
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().and_then(left_behind).is_some() {
+            // Somebody else may have removed it already.
+            drop(fs::remove_file(entry.path()));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_killed_left_behind_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.json");
+        // No process has this number: the kernel's largest is 2^22.
+        let own = format!(".x.json.{}-7.tmp", process::id());
+        let names = [".x.json.4194305-0.tmp", &own, ".y.json.4194305-0.tmp"];
+        names.iter().for_each(|name| fs::write(folder.path().join(name), "half").unwrap());
+        replace(&path, b"whole").unwrap();
+        let is_there = names.map(|name| folder.path().join(name).exists());
+        assert_eq!(is_there, [false, true, true], "of another running writer, and of another file");
+    }
+
+    #[test]
+    fn a_file_that_claims_too_much_is_refused_before_memory_is_spent() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        let header = r#"{"x":{"dtype":"F32","shape":[268435456,1024],"data_offsets":[0,1099511627776]}}"#;
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        fs::write(&path, &bytes).unwrap();
+        let message = |most| read(&path, most).unwrap_err().to_string();
+        assert!(message(OWN).contains("not a whole safetensors file"));
+        File::options().write(true).open(&path).unwrap().set_len(bytes.len() as u64 + (1 << 40)).unwrap();
+        assert!(message(1 << 30).contains("larger than the limit of 1073741824 bytes"));
+    }
 
     #[test]
     fn a_file_is_replaced_whole_or_not_at_all() {

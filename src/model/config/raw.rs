@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
-    Biases, Config, Mixture, NormKind, QkNorm, Sight,
+    Biases, Config, MOST_LAYERS, Mixture, NormKind, QkNorm, Sight,
     names::{
         ExpertNames, GEMMA, GPT_NEOX, LLAMA, MIXTRAL_EXPERTS, MIXTURE, Names, OLMO2, PHI3, QWEN3_EXPERTS,
     },
@@ -168,6 +168,13 @@ impl Raw {
 
     fn resolve(self) -> Result<Config, String> {
         let family = self.family()?;
+        // The only one that memory is spent by before all are checked.
+        if self.num_hidden_layers > MOST_LAYERS {
+            return Err(format!(
+                "num_hidden_layers: {} is not between 1 and {MOST_LAYERS}",
+                self.num_hidden_layers
+            ));
+        }
         if self.use_bidirectional_attention == Some(true) {
             return Err("use_bidirectional_attention: only causal attention is supported".into());
         }

@@ -37,6 +37,27 @@ pub enum Scaling {
 }
 
 impl Rope {
+    /// All of it as text, from which digests are made.
+    pub fn settings(&self) -> String {
+        let Self { theta, size, scaling } = self;
+        let scaling = match scaling {
+            Scaling::Default => String::new(),
+            Scaling::Linear { factor } => format!(" linear {factor}"),
+            Scaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => {
+                format!(
+                    " llama3 {factor} {low_freq_factor} {high_freq_factor} {original_max_position_embeddings}"
+                )
+            }
+            Scaling::Factors { factors, magnitude } => format!(" factors {factors:?} {magnitude}"),
+        };
+        format!("{theta} {size}{scaling}")
+    }
+
     pub fn check(&self) -> Result<(), String> {
         if !(self.theta.is_finite() && self.theta > 0.0) {
             return Err(format!("rope_theta: {} is not a positive number", self.theta));
@@ -71,6 +92,11 @@ impl Rope {
                 all_positive.then_some(()).ok_or_else(|| "rope factors: not all are positive".into())
             }
         }
+    }
+
+    /// Numbers of a head that turn, in pairs.
+    pub fn turning(&self) -> usize {
+        self.pairs().saturating_mul(2)
     }
 
     /// Pairs that turn.

@@ -1,13 +1,13 @@
 //! Bytes to blocks, with a list of everything that is wrong.
 
-use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use super::{CURVATURE, FORMAT, Field, LARGEST, LAYOUT, PRIOR_PRECISION, SKETCH_VERSION, VERSION};
 use crate::{
-    Error, Result,
+    Error, Result, files,
     posterior::{
         Block, FitConfig, Form, Parts, Posterior, Sketch,
         check::Claimed,
@@ -27,12 +27,7 @@ pub struct Contents {
 
 /// Reads a file; an error where it is not a posterior of a known version at all.
 pub fn contents(path: &Path) -> Result<Contents> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(Error::io(path))?;
-    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(Error::file(path, format!("larger than the limit of {LARGEST} bytes")));
-    }
+    let bytes = files::read(path, LARGEST)?;
     parse(&bytes).map_err(|message| Error::file(path, message))
 }
 

@@ -52,6 +52,7 @@ fn config() -> FitConfig {
         effective_parameters_by_kind: by_kind(1.25, 2.0),
         prior_precision: by_kind(0.3, 1e3),
         adapter_sha256: Some("aa01".into()),
+        forward_sha256: None,
         template_sha256: Some("bb02".into()),
         base: Some(Base { name: "modèle".into(), layers: 1, hidden_size: 6, vocabulary: 10 }),
         constructed: Some(Constructed {
@@ -298,8 +299,13 @@ fn all_problems_are_reported_at_once() {
     draft.fill(A, "extra", &[1], 1.0);
     draft.fill(HEAD, "prior_precision", &[1], -1.0);
     let trainable = BTreeMap::from([(A.to_string(), (2, 7)), ("m.lora_B".to_string(), (4, 2))]);
-    let target =
-        Target { trainable: &trainable, adapter_sha256: "aa01", template_sha256: None, outputs: None };
+    let target = Target {
+        trainable: &trainable,
+        adapter_sha256: "aa01",
+        forward_sha256: None,
+        template_sha256: None,
+        outputs: None,
+    };
     let error = draft.load_for(target).unwrap_err();
     let lines: Vec<&str> = error.lines().map(str::trim).collect();
     let want = [
@@ -324,6 +330,7 @@ fn belongs_to_one_adapter() {
     let target = Target {
         trainable: &trainable,
         adapter_sha256: "aa01",
+        forward_sha256: None,
         template_sha256: Some("bb02"),
         outputs: None,
     };
@@ -334,6 +341,17 @@ fn belongs_to_one_adapter() {
     let error = draft.load_for(Target { adapter_sha256: "ff", ..target }).unwrap_err();
     let want = "fitted to another adapter: its sha256 is aa01, this one's ff (hint: run `fit` again)";
     assert_eq!(error, want);
+
+    let unchecked = draft.load_for(Target { forward_sha256: Some("cc03"), ..target }).unwrap();
+    assert!(
+        unchecked[0].starts_with("the posterior does not say which base and which scale"),
+        "{unchecked:?}"
+    );
+    let bound = FitConfig { forward_sha256: Some("CC03".into()), ..own.clone() };
+    draft.metadata.insert("config".into(), serde_json::to_string(&bound).unwrap());
+    assert_eq!(draft.load_for(Target { forward_sha256: Some("cc03"), ..target }), Ok(vec![]));
+    let error = draft.load_for(Target { forward_sha256: Some("ff"), ..target }).unwrap_err();
+    assert!(error.contains("its forward_sha256 is CC03, this one's ff (hint: run `fit` again)"), "{error}");
 
     let fitted = FitConfig { outputs: Some(Outputs::Label(1)), ..own };
     draft.metadata.insert("config".into(), serde_json::to_string(&fitted).unwrap());
@@ -406,8 +424,13 @@ mod sketch {
         let path = folder.path().join("posterior.safetensors");
         posterior().save(&path).unwrap();
         let trainable = BTreeMap::from([(A.to_owned(), (2, 7))]);
-        let target =
-            Target { trainable: &trainable, adapter_sha256: "aa01", template_sha256: None, outputs: None };
+        let target = Target {
+            trainable: &trainable,
+            adapter_sha256: "aa01",
+            forward_sha256: None,
+            template_sha256: None,
+            outputs: None,
+        };
         let message = Posterior::load_for(&path, target).unwrap_err().to_string();
         assert!(message.contains("the bases are of a 2 x 6 matrix, the adapter's is 2 x 7"), "{message}");
         assert!(message.contains("score: the adapter has no such block"), "{message}");

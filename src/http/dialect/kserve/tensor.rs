@@ -35,7 +35,8 @@ pub fn rows(tensors: Vec<Object<Tensor>>) -> Result<Vec<Placed>> {
                     let message = format!("{} prompts and {} responses", prompts.len(), responses.len());
                     return Err(Error::field("inputs", message));
                 }
-                let pair = |(prompt, response)| Input::Pair { prompt, response };
+                let pair =
+                    |(prompt, response): (String, String)| Input::Pair { prompt: prompt.into(), response };
                 prompts.into_iter().zip(responses).map(pair).collect()
             }
             (None, None, Some(text), None) => texts(text)?.into_iter().map(Input::Text).collect(),

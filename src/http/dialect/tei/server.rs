@@ -6,8 +6,9 @@ use utoipa::ToSchema;
 
 use crate::{
     Result,
-    http::{App, error::ApiError, json::LooseJson, off_runtime},
-    item::{Input, Place},
+    engine::tokens_of,
+    http::{App, dialect::question::Asker, error::ApiError, json::LooseJson},
+    item::{Input, Place, Placed},
     text::Token,
 };
 
@@ -41,22 +42,28 @@ pub struct SimpleToken {
 }
 
 /// `/tokenize` of this dialect.
-pub async fn tokenize(app: &App, request: TokenizeRequest) -> Result<Json<Vec<Vec<SimpleToken>>>, ApiError> {
-    let served = app.model(None)?;
+pub async fn tokenize(
+    asker: &Asker,
+    request: TokenizeRequest,
+) -> Result<Json<Vec<Vec<SimpleToken>>>, ApiError> {
+    let served = asker.app.model(None)?;
     let surrounded = request.add_special_tokens.unwrap_or(true);
     let texts = match request.inputs {
         OneOrSeveral::One(text) => vec![text],
         OneOrSeveral::Several(texts) => texts,
     };
-    app.bounded("inputs", texts.len())?;
-    let encoder = served.encoder.clone();
-    let tokens = move |(at, text): (usize, String)| {
+    asker.app.bounded("inputs", texts.len())?;
+    let placed = |(at, text): (usize, String)| {
         let input = if surrounded { Input::Plain(text) } else { Input::Text(text) };
-        let tokens = encoder.tokens(&input).map_err(|error| Place::element("inputs", at).blame(error))?;
+        Place::element("inputs", at).of(input)
+    };
+    let inputs = texts.into_iter().enumerate().map(placed).collect();
+    let encoder = served.encoder.clone();
+    let tokens = move |Placed { input, place }: Placed| {
+        let tokens = encoder.tokens(&input).map_err(|error| place.blame(error))?;
         Ok(tokens.into_iter().map(SimpleToken::new).collect())
     };
-    let all = off_runtime(move || texts.into_iter().enumerate().map(tokens).collect());
-    Ok(Json(all.await?))
+    Ok(Json(asker.aside(inputs, |placed| tokens_of(&placed.input), tokens).await?))
 }
 
 impl SimpleToken {
@@ -93,19 +100,19 @@ pub enum Ids {
     responses((status = OK, body = Vec<String>), (status = "default", description = "`{\"error\", \"error_type\"}`"))
 )]
 pub async fn decode(
-    State(app): State<App>,
+    asker: Asker,
     LooseJson(request): LooseJson<DecodeRequest>,
 ) -> Result<Json<Vec<String>>, ApiError> {
-    let served = app.model(None)?;
+    let served = asker.app.model(None)?;
     let skip = request.skip_special_tokens.unwrap_or(true);
     let lists = match request.ids {
         Ids::One(ids) => vec![ids],
         Ids::Several(lists) => lists,
     };
-    app.bounded("ids", lists.len())?;
+    asker.app.bounded("ids", lists.len())?;
     let encoder = served.encoder.clone();
-    let texts = off_runtime(move || lists.iter().map(|ids| encoder.decode(ids, skip)).collect());
-    Ok(Json(texts.await?))
+    let text = move |ids: Vec<u32>| encoder.decode(&ids, skip);
+    Ok(Json(asker.aside(lists, Vec::len, text).await?))
 }
 
 /// What is served.

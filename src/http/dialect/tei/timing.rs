@@ -62,12 +62,12 @@ impl Work {
 
 /// Counts the characters of all texts; a prompt counts with each of its answers.
 pub fn characters(inputs: &[Placed]) -> usize {
-    let count = |text: &String| text.chars().count();
+    let count = |text: &str| text.chars().count();
     let of = |Placed { input, .. }: &Placed| match input {
         Input::Pair { prompt, response } => count(prompt) + count(response),
         Input::Plain(text) | Input::Text(text) => count(text),
         // Not of this dialect.
-        Input::Answer { .. } | Input::Messages(_) | Input::Ids(_) => 0,
+        Input::Answer { .. } | Input::Messages(_) | Input::Ids(_) | Input::IdPair { .. } => 0,
     };
     inputs.iter().map(of).sum()
 }

@@ -10,9 +10,9 @@ use utoipa::ToSchema;
 
 use crate::{
     Error, Result,
-    engine::queue::Load,
-    http::{App, error::ApiError, off_runtime},
-    item::{Input, Message, Place, joined},
+    engine::{queue::Load, tokens_of},
+    http::{App, dialect::question::Asker, error::ApiError},
+    item::{Input, Message, Place, Placed, joined},
 };
 
 /// Text or a conversation to tokenise.
@@ -40,8 +40,8 @@ pub struct Tokenized {
 }
 
 /// `/tokenize` of this dialect.
-pub async fn tokenize(app: &App, request: TokenizeRequest) -> Result<Response, ApiError> {
-    let served = app.model(request.model.as_deref())?;
+pub async fn tokenize(asker: &Asker, request: TokenizeRequest) -> Result<Response, ApiError> {
+    let served = asker.app.model(request.model.as_deref())?;
     let (field, input) = match (request.prompt, request.messages) {
         (Some(prompt), None) if request.add_special_tokens == Some(false) => ("prompt", Input::Text(prompt)),
         (Some(prompt), None) => ("prompt", Input::Plain(prompt)),
@@ -49,8 +49,10 @@ pub async fn tokenize(app: &App, request: TokenizeRequest) -> Result<Response, A
         _ => return Err(Error::field("prompt", "one of `prompt` and `messages` is needed").into()),
     };
     let (encoder, max_model_len) = (served.encoder.clone(), served.max_length);
-    let tokenised = off_runtime(move || encoder.tokens(&input));
-    let tokens = tokenised.await.map_err(|error| Place::Field(field.into()).blame(error))?;
+    let placed = vec![Place::Field(field.into()).of(input)];
+    let tokens =
+        move |Placed { input, place }: Placed| encoder.tokens(&input).map_err(|error| place.blame(error));
+    let tokens = asker.aside(placed, |placed| tokens_of(&placed.input), tokens).await?.concat();
     let strings = || tokens.iter().map(|token| token.text.clone()).collect();
     let token_strs = request.return_token_strs.then(strings);
     let tokens: Vec<u32> = tokens.iter().map(|token| token.id).collect();

@@ -5,7 +5,7 @@ use super::Architecture;
 use crate::{
     Error, Result,
     gguf::Gguf,
-    model::config::{Config, rope::Scaling},
+    model::config::{Config, MOST_LAYERS, rope::Scaling},
 };
 use serde_json::{Value, json};
 
@@ -131,7 +131,8 @@ impl Values<'_> {
         let slide: Vec<bool> = match self.size("attention.sliding_window_pattern") {
             Ok(None) => return Ok(None),
             Ok(Some(turn)) => {
-                let layers = self.size("block_count")?.unwrap_or(0);
+                // More of them are refused when all sizes are.
+                let layers = self.size("block_count")?.unwrap_or(0).min(MOST_LAYERS);
                 (1..=layers).map(|layer| turn == 0 || !layer.is_multiple_of(turn)).collect()
             }
             Err(_) => self.gguf.flags(&key)?.unwrap_or_default(),

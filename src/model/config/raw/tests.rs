@@ -95,6 +95,16 @@ fn what_is_not_supported_is_named() {
         (json!({"rope_scaling": {"type": "yarn"}}), "rope_scaling: unknown variant `yarn`"),
         (json!({"num_key_value_heads": 3}), "num_key_value_heads: 3 does not divide"),
         (json!({"num_attention_heads": 0}), "num_attention_heads: 0 is not between"),
+        (json!({"num_hidden_layers": 1_u64 << 63}), "num_hidden_layers: 9223372036854775808 is not between"),
+        (
+            json!({"num_attention_heads": 1_u64 << 63}),
+            "num_attention_heads: 9223372036854775808 is not between",
+        ),
+        (json!({"vocab_size": 1_u64 << 63}), "vocab_size: 9223372036854775808 is not between"),
+        (
+            json!({"model_type": "phi3", "partial_rotary_factor": 1e300}),
+            "head_dim: 18446744073709551615 numbers",
+        ),
         (json!({"head_dim": 3}), "head_dim: 4 numbers of 3 turn"),
         (json!({"hidden_size": "x"}), "invalid type: string \"x\""),
         (json!({"model_type": "mistral", "sliding_window": 0}), "sliding_window: 0"),
@@ -114,4 +124,14 @@ fn what_is_not_supported_is_named() {
         let message = parsed(change).unwrap_err();
         assert!(message.starts_with(want) || message.contains(want), "{message}");
     }
+}
+
+/// Digests are made of it: another text would refuse every posterior that there is.
+#[test]
+fn what_decides_a_forward_is_written_in_the_same_words_for_ever() {
+    let llama = parsed(json!({"rope_scaling": {"type": "linear", "factor": 2.0}})).unwrap();
+    let want = "llama 8 6 2 2 2 4 experts None norm Rms 0.000001 None attention ByKind 0.5 None \
+                ropes [\"500000 4 linear 2\"] sights [(None, 0), (None, 0)] gate Gate { activation: Silu, gated: true } \
+                biases false false false parallel false embedding 1";
+    assert_eq!(llama.settings(), want);
 }
