@@ -301,13 +301,10 @@ impl Engine {
         sequences: Vec<TokenSeq>,
     ) -> Result<Vec<Estimate>> {
         let order = Order { work: Work::Estimates(want), ..order.clone() };
+        let seen = seen(&sequences);
         let (entries, answers) = order.apart(sequences, self.estimates(&order), Ask::Estimate);
         ticket.fill(entries);
-        let mut estimates = Vec::with_capacity(answers.len());
-        for answer in answers {
-            estimates.push(answer.await.unwrap_or_else(|_| gone())?);
-        }
-        Ok(estimates)
+        awaited(seen, answers).await.into_iter().map(|one| Ok(one?.what)).collect()
     }
 
     /// Computes something of every input without the model, on other threads and on its client's account; `size` is in tokens. Fails

@@ -110,12 +110,9 @@ impl Serve {
             ));
         }
         // The file itself, also where another one has come in its place.
-        let own = Path::new("/proc/self/exe");
-        apart::isolate(if own.exists() {
-            own.to_owned()
-        } else {
-            std::env::current_exe().map_err(Error::io("/proc/self/exe"))?
-        });
+        let own = PathBuf::from("/proc/self/exe");
+        let named = || std::env::current_exe().map_err(Error::io("the program's own file"));
+        apart::isolate(if own.exists() { own } else { named()? });
         let (models, adapters) = self.models()?;
         runtime.block_on(self.serve(access, models, adapters))
     }

@@ -1,4 +1,5 @@
-//! Threads for the work of requests that is not the model's, above all tokenising. Clients take turns, however much one of them sends.
+//! Threads for the work of requests that is not the model's, above all tokenising. Clients take turns, however much one of them
+//! sends.
 //!
 //! A request's work is a list of inputs. A thread does some of it, for [`TURN`] or one input if that takes longer, and then the
 //! next client has its turn. Work is dropped between two inputs where its client has gone or its time is up. One client has all

@@ -1,6 +1,7 @@
 //! The bodies of the requests under way: so many bytes of them, of which no client has all.
 //!
-//! A parsed request takes a small multiple of its body's bytes until it is answered, so this bounds the memory of all requests. A body whose length is not told counts as the longest that is let in.
+//! A parsed request takes several times its body's bytes until it is answered, so this bounds the memory of all requests together.
+//! A body of unknown length counts as the longest that is allowed.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -98,11 +98,11 @@ async fn long_texts_are_cut_before_they_are_tokenised() {
     let service = Service::ready().await;
     // Three and a half million tokens.
     let long = "x ".repeat(3_500_000);
-    for (truncation, status) in [("left", 200), ("right", 200)] {
+    for truncation in ["left", "right"] {
         let started = Instant::now();
         let body = json!({"items": [{"text": long}], "truncation": truncation});
-        let (got, answer) = service.rewards(&body).await;
-        assert_eq!(got, status, "{answer}");
+        let (status, answer) = service.rewards(&body).await;
+        assert_eq!(status, 200, "{answer}");
         assert_eq!(answer["data"][0]["tokens"], 16);
         assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
     }

@@ -53,8 +53,8 @@ pub struct Limits {
     /// Bytes of a request's body
     #[arg(long, value_name = "BYTES", value_parser = count(), default_value_t = 8 << 20, env = "REWARDEN_BODY_LIMIT")]
     body_limit: usize,
-    /// Megabytes of the bodies of all requests under way, of which one key may have four fifths; past them requests get 503. What a
-    /// request is made into takes up to ten times as much
+    /// Megabytes of the bodies of all requests under way, of which one key may have four fifths; past them requests get 503.
+    /// A parsed request takes several times its body's bytes
     #[arg(long, value_name = "MIB", value_parser = mebibytes(), default_value_t = 128, env = "REWARDEN_BODIES_MIB")]
     bodies_mib: usize,
     /// Connections that are open at once; a further one takes the place of the longest idle one, or waits for one to end
